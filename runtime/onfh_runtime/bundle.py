@@ -1,0 +1,207 @@
+"""The bundle: what to run, on which input, and how its numbers become an answer.
+
+``bundle.json`` is the only thing that passes between export and runtime. Every choice the source study leaves unknown
+(variants, input sizes, windows, spacing, patient rule, thresholds) is a field here, so none is hidden in code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from onfh_runtime.errors import BundleError
+
+__all__ = [
+    "SCHEMA",
+    "Bundle",
+    "Coverage",
+    "Gate",
+    "LoadedBundle",
+    "PatientRule",
+    "Stage",
+    "StageInput",
+    "Window",
+    "load_bundle",
+    "sha256_of",
+]
+
+SCHEMA = "onfh-bundle/1"
+_BLOCK = 1 << 20
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Window(_Model):
+    """A HU window: ``center - width / 2`` maps to 0, ``center + width / 2`` to 1, clipped."""
+
+    center: float
+    width: float = Field(gt=0)
+
+
+class StageInput(_Model):
+    """How a coronal slice becomes one NCHW row of a stage's input.
+
+    ``size`` is (height, width). One window per channel; ``mean`` and ``std`` normalise the windowed value per channel.
+    A slice is scaled to fit, keeping its shape, and padded with air; one input pixel never covers less than
+    ``min_pixel_spacing_mm``, so that a small field of view is not blown up to another scale.
+    """
+
+    size: tuple[int, int]
+    windows: tuple[Window, ...] = Field(min_length=1)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min_pixel_spacing_mm: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> StageInput:
+        if not len(self.windows) == len(self.mean) == len(self.std):
+            raise ValueError("windows, mean and std must have one entry per channel")
+        if min(self.size) < 1 or min(self.std) <= 0:
+            raise ValueError("size and std must be positive")
+        return self
+
+
+class Stage(_Model):
+    """One network. ``models`` maps a precision to a file of the bundle; ``positive_class`` indexes its output channel.
+
+    ``activation`` turns logits into probabilities: ``softmax`` over channels or ``sigmoid`` of the positive channel;
+    ``none`` when the graph ends in probabilities.
+    """
+
+    architecture: str
+    models: dict[Literal["fp32", "fp16", "bf16"], str] = Field(min_length=1)
+    input_name: str
+    output_name: str
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    positive_class: int = Field(1, ge=0)
+    max_batch: int = Field(8, ge=1)
+    input: StageInput
+
+
+class Gate(_Model):
+    """Which slices go on to stage 2: those at or above ``threshold``, the ``max_slices`` most probable at most."""
+
+    threshold: float = Field(ge=0, le=1)
+    max_slices: int | None = Field(None, ge=1)
+
+
+class PatientRule(_Model):
+    """Patient probability: the mean of the ``k`` most probable slices (``k`` = 1 is the maximum)."""
+
+    kind: Literal["top_k_mean"] = "top_k_mean"
+    k: int = Field(1, ge=1)
+    threshold: float = Field(ge=0, le=1)
+
+
+class Coverage(_Model):
+    """Which coronal slices are analysed: from ``margin_mm`` before to ``margin_mm`` behind the femoral heads."""
+
+    margin_mm: float = Field(ge=0)
+
+
+class Bundle(_Model):
+    """The whole of ``bundle.json``."""
+
+    schema_: Literal["onfh-bundle/1"] = Field("onfh-bundle/1", alias="schema")
+    name: str
+    version: str
+    description: str = ""
+    notices: tuple[str, ...] = ()
+    slice_spacing_mm: float = Field(gt=0)
+    coverage: Coverage
+    classifier: Stage
+    segmenter: Stage
+    gate: Gate
+    slice_threshold: float = Field(ge=0, le=1)
+    patient_rule: PatientRule
+    mask_threshold: float = Field(0.5, gt=0, lt=1)
+    minimum_volume_mm3: float = Field(ge=0)
+    provenance: dict[str, str] = {}
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedBundle:
+    """A bundle that was checked: its folder, its content, and the SHA-256 of ``bundle.json``."""
+
+    root: Path
+    content: Bundle
+    sha256: str
+
+    def model_path(self, stage: Literal["classifier", "segmenter"], precision: Literal["fp32", "fp16", "bf16"]) -> Path:
+        """Path of a stage's ONNX file; BundleError ``precision_missing`` when the bundle holds none."""
+        models = (self.content.classifier if stage == "classifier" else self.content.segmenter).models
+        if precision not in models:
+            raise BundleError(
+                "precision_missing",
+                f"The bundle in {self.root} holds no {precision} {stage}, only {', '.join(sorted(models))}.",
+                "Export it with that precision, or choose another backend.",
+            )
+        return self.root / models[precision]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_bundle(root: Path) -> LoadedBundle:
+    """Read and check a bundle.
+
+    Raises:
+        BundleError: ``bundle_not_found``, ``bundle_invalid``, ``bundle_path_escapes``, ``bundle_file_missing`` or
+            ``bundle_hash_mismatch``.
+    """
+    path = root / "bundle.json"
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            "bundle_not_found",
+            f"There is no readable bundle.json in {root} ({error.strerror}).",
+            "Name the folder that `onfh export` wrote.",
+        ) from error
+    try:
+        content = Bundle.model_validate(json.loads(raw))
+    except (ValueError, ValidationError) as error:
+        raise BundleError("bundle_invalid", f"{path} is not a valid bundle: {_first_problem(error)}") from error
+    named = [name for stage in (content.classifier, content.segmenter) for name in stage.models.values()]
+    for name in [*named, *content.files]:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or not (root / name).resolve().is_relative_to(root.resolve()):
+            raise BundleError("bundle_path_escapes", f"{path} names the file {name!r} outside its own folder.")
+    for name in named:
+        if name not in content.files:
+            raise BundleError("bundle_invalid", f"{path} uses {name!r} without listing its hash under 'files'.")
+    for name, expected in content.files.items():
+        file = root / name
+        if not file.is_file():
+            raise BundleError(
+                "bundle_file_missing", f"The bundle in {root} lacks {name}.", "Copy the whole folder again."
+            )
+        if sha256_of(file) != expected:
+            raise BundleError(
+                "bundle_hash_mismatch",
+                f"{file} is not the file the bundle was made with (its SHA-256 differs).",
+                "Copy the whole folder again, or export it again.",
+            )
+    return LoadedBundle(root, content, hashlib.sha256(raw).hexdigest())
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        return f"{where}: {first['msg']} ({error.error_count()} problem(s))"
+    return str(error)
