@@ -12,10 +12,14 @@ __all__ = ["Candidate", "Skipped", "SourceImage"]
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One DICOM object: its file, and its header without pixel data."""
+    """One DICOM object: its file, and its header without pixel data.
+
+    ``pixel_offset`` is where the Pixel Data element begins in the file, in bytes, or None when it was not looked for.
+    """
 
     path: Path
     header: Dataset
+    pixel_offset: int | None = None
 
     @property
     def sop_instance_uid(self) -> str:
