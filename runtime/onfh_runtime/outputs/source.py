@@ -1,0 +1,222 @@
+"""What an output object takes over from the source series: patient, study, frames in space, and the clock."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+
+from onfh_runtime.dicom.series import SourceImage
+from onfh_runtime.outputs.uids import result_uid
+from onfh_runtime.result import Result
+from onfh_runtime.volume import Volume
+
+__all__ = ["SourceFrame", "adopt", "blank", "equipment", "fit", "reference_to", "series_number", "source_frames"]
+
+_REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+"""Type 2 attributes of the Patient and General Study modules: written empty where the source lacks them."""
+
+_OPTIONAL = (
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "OtherPatientIDsSequence",
+    "PatientBirthTime",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "QualityControlSubject",
+    "StudyDescription",
+    "IssuerOfAccessionNumberSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "TimezoneOffsetFromUTC",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+
+_FIRST_SERIES_NUMBER = {"seg": 9100, "sr": 9101}
+"""High, so that a viewer lists results behind what was acquired; a source series number is added ten times over."""
+
+_LARGEST_SOURCE_NUMBER = 99_999
+"""Larger series numbers are machine-made (timestamps); ten times such a number would not fit an IS."""
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One stored slice.
+
+    Attributes:
+        sop_class_uid: of the object that holds it.
+        sop_instance_uid: of the object that holds it.
+        number: its frame number from 1, or None in a single-frame object.
+        position_mm: (3,) float64, Image Position (Patient) as stored, LPS.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    number: int | None
+    position_mm: NDArray[np.float64]
+
+
+def source_frames(images: Sequence[SourceImage], volume: Volume) -> list[SourceFrame]:
+    """The stored frame behind every slice of the volume, matched by position in space.
+
+    Raises:
+        ValueError: a slice of the volume has no frame within half a slice spacing: the images are not those the
+            volume was made of.
+    """
+    frames = [frame for image in images for frame in _frames_of(image)]
+    origins = volume.affine[:3, 3] + np.outer(np.arange(len(volume.voxels)), volume.affine[:3, 0])
+    positions = np.array([frame.position_mm for frame in frames]).reshape(-1, 3)
+    if not len(positions):
+        raise ValueError("The source images have no frame with a position.")
+    distance = np.linalg.norm(origins[:, None] - positions[None], axis=2)
+    nearest = distance.argmin(axis=1)
+    if distance[np.arange(len(origins)), nearest].max() >= volume.spacing_mm[0] / 2:
+        raise ValueError(
+            "The source images are not those the volume was made of: a slice has no frame at its position."
+        )
+    return [frames[index] for index in nearest]
+
+
+def _frames_of(image: SourceImage) -> list[SourceFrame]:
+    header = image.header
+    sop_class = str(header.get("SOPClassUID") or CTImageStorage)
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        position = np.asarray(header.ImagePositionPatient, np.float64)
+        return [SourceFrame(sop_class, image.sop_instance_uid, None, position)]
+    frames = []
+    for number, group in enumerate(header.PerFrameFunctionalGroupsSequence, 1):
+        # an object of one frame may hold its position among what all frames share
+        holder = group if "PlanePositionSequence" in group else header.SharedFunctionalGroupsSequence[0]
+        position = np.asarray(holder.PlanePositionSequence[0].ImagePositionPatient, np.float64)
+        frames.append(SourceFrame(sop_class, image.sop_instance_uid, number, position))
+    return frames
+
+
+def reference_to(result: Result, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """The least of an object that highdicom needs to refer to it.
+
+    Source headers are not handed to highdicom: it raises on what real archives hold (a missing type 2 attribute, an
+    unknown sex, an unusual character set) and on refused series without geometry.
+    """
+    reference = Dataset()
+    reference.SOPClassUID = sop_class_uid
+    reference.SOPInstanceUID = sop_instance_uid
+    reference.StudyInstanceUID = result.study_instance_uid
+    reference.SeriesInstanceUID = result.series_instance_uid
+    reference.Modality = "CT"
+    return reference
+
+
+def blank(reference: Dataset) -> None:
+    """Add the patient and study attributes, empty, that highdicom copies from the first of several references.
+
+    The real ones come from :func:`adopt`.
+    """
+    for keyword in _REQUIRED:
+        setattr(reference, keyword, "")
+
+
+def adopt(dataset: Dataset, header: Dataset, result: Result, texts: Iterable[str]) -> None:
+    """Give an output object the patient, study and character set of its source, and the time of its result.
+
+    Attributes are copied as they are stored, valid or not, so that an archive files both under one patient. Dates and
+    times are those of ``result.created`` in the time zone of the source, or of this machine where the source has none.
+
+    Args:
+        dataset: the object, changed in place.
+        header: header of a source image.
+        result: says when.
+        texts: every free text in ``dataset`` that is not from the source. Where one of them goes beyond ASCII, the
+            whole object is encoded as UTF-8 (ISO_IR 192) instead of in the source's character set.
+    """
+    with warnings.catch_warnings():
+        # pydicom comments on every invalid value of the source; the source was accepted as it is
+        warnings.simplefilter("ignore", UserWarning)
+        for keyword in (*_REQUIRED, *_OPTIONAL):
+            element = _element(header, keyword)
+            if element is not None:
+                dataset.add(element)
+            elif keyword in _REQUIRED:
+                setattr(dataset, keyword, None)
+        character_set = _element(header, "SpecificCharacterSet")
+        if not all(text.isascii() for text in texts):
+            dataset.SpecificCharacterSet = "ISO_IR 192"
+        elif character_set is not None:
+            dataset.add(character_set)
+    moment = _local(result.created, header)
+    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
+    for event in ("InstanceCreation", "Series", "Content"):
+        setattr(dataset, f"{event}Date", date)
+        setattr(dataset, f"{event}Time", time)
+    for item in dataset.get("ContributingEquipmentSequence") or []:
+        item.ContributionDateTime = f"{date}{time}"
+
+
+def _element(header: Dataset, keyword: str) -> Any:
+    """A copy of a data element, or None where it is missing or cannot be read at all."""
+    try:
+        return copy.deepcopy(header[keyword]) if keyword in header else None
+    except (AttributeError, LookupError, TypeError, ValueError, NotImplementedError):
+        return None
+
+
+def _local(created: str, header: Dataset) -> datetime:
+    moment = datetime.fromisoformat(created.replace("Z", "+00:00"))  # Python 3.10 does not know "Z"
+    if moment.tzinfo is None:
+        return moment
+    offset = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(header.get("TimezoneOffsetFromUTC", "")).strip())
+    if offset is None:
+        return moment.astimezone()
+    delta = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+    return moment.astimezone(timezone(-delta if offset[1] == "-" else delta))
+
+
+def series_number(kind: str, header: Dataset) -> int:
+    """Series Number of an output: SEG 9100, SR 9101, plus ten times that of the source where it has a usable one."""
+    try:
+        number = int(header.get("SeriesNumber") or 0)
+    except (TypeError, ValueError):
+        number = 0
+    return _FIRST_SERIES_NUMBER[kind] + (10 * number if 0 < number <= _LARGEST_SOURCE_NUMBER else 0)
+
+
+def equipment(result: Result) -> dict[str, str]:
+    """General Equipment arguments of highdicom; the serial number of this software device is its bundle's hash."""
+    return {
+        "manufacturer": fit(result.software.name),
+        "manufacturer_model_name": fit(result.software.name),
+        "software_versions": fit(result.software.version),
+        "device_serial_number": fit(result.bundle.sha256) or result_uid("device", result.bundle.name),
+    }
+
+
+def fit(text: str, length: int = 64) -> str:
+    """A text for a VR that allows neither backslash nor control characters, cut to ``length`` (64 for LO)."""
+    return re.sub(r"[\\\x00-\x1f\x7f]", " ", text)[:length].strip()
