@@ -60,7 +60,7 @@ class Volume:
         shape = (-1, 1, 1) if stored.ndim == 3 else ()
         slope = np.asarray(self.slope[index], np.float32).reshape(shape)
         intercept = np.asarray(self.intercept[index], np.float32).reshape(shape)
-        hu = stored.astype(np.float32)
+        hu: NDArray[np.float32] = stored.astype(np.float32)
         hu *= slope
         hu += intercept
         if self.padding is not None:
@@ -77,7 +77,6 @@ class CoronalStack:
         hu: (slices, rows, columns) float32 HU; slices run front to back (+y), rows head to foot (-z), columns from the
             patient's right to the left (+x), as a radiologist sees a coronal image.
         affine: (4, 4) float64, (slice, row, column, 1) -> LPS mm at voxel centres.
-        source: how the stack's slices map back onto the volume: see :mod:`onfh_runtime.preprocess`.
     """
 
     hu: NDArray[np.float32]
@@ -95,3 +94,9 @@ class CoronalStack:
         centre = self.affine @ np.array([0.0, (rows - 1) / 2, (columns - 1) / 2, 1.0])
         result: NDArray[np.float64] = centre[1] + self.affine[1, 0] * np.arange(len(self.hu))
         return result
+
+    def part(self, chosen: slice) -> CoronalStack:
+        """The consecutive slices ``chosen`` (step 1) as a stack of their own; voxels are shared, not copied."""
+        affine = self.affine.copy()
+        affine[:3, 3] += self.affine[:3, 0] * (chosen.start or 0)
+        return CoronalStack(self.hu[chosen], affine)

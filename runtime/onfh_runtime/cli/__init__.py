@@ -1,1 +1,1 @@
-
+"""The ``onfh`` command: a dispatcher, and one module for each subcommand of the runtime."""

@@ -1,0 +1,200 @@
+"""One series through the compute steps, and everything the outputs need of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onfh_runtime import __version__
+from onfh_runtime.anatomy import find_femoral_heads
+from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.dicom import Candidate, SourceImage
+from onfh_runtime.errors import OnfhError, SeriesError
+from onfh_runtime.findings import findings, gated_slices
+from onfh_runtime.preprocess import (
+    CoronalPlan,
+    coronal_stack,
+    head_range,
+    letterbox,
+    map_to_stack,
+    mask_to_volume,
+    plan_coronal,
+    stage_input,
+)
+from onfh_runtime.result import BundleId, Engine, Geometry, Note, Result, SliceResult, Software
+from onfh_runtime.stages import StageRunner
+from onfh_runtime.timing import Stopwatch
+from onfh_runtime.volume import CoronalStack, Volume
+
+__all__ = ["Analysis", "Images", "analyse", "bundle_id", "software", "without_answer"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The pixels behind an answer.
+
+    Attributes:
+        volume: the stored voxels; ``sources`` are its images in slice order.
+        stack: the coronal slices that were analysed.
+        mask: (slices, rows, columns) uint8 on the stack: 0, RIGHT, LEFT or UNSIDED.
+        volume_mask: the same on the volume's voxels.
+    """
+
+    volume: Volume
+    sources: tuple[SourceImage, ...]
+    stack: CoronalStack
+    mask: NDArray[np.uint8]
+    volume_mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What came of one candidate. ``images`` is None when there is no answer."""
+
+    candidate: Candidate
+    result: Result
+    images: Images | None
+    clock: Stopwatch
+
+    def replace(self, **changes: object) -> Analysis:
+        """A copy whose result has these fields changed."""
+        return dataclasses.replace(self, result=self.result.model_copy(update=changes))
+
+
+def software() -> Software:
+    """This package, as outputs name it."""
+    return Software(name="onfh-edge", version=__version__)
+
+
+def bundle_id(bundle: LoadedBundle) -> BundleId:
+    """The bundle, as outputs name it."""
+    return BundleId(name=bundle.content.name, version=bundle.content.version, sha256=bundle.sha256)
+
+
+def analyse(
+    candidate: Candidate,
+    volume: Volume,
+    sources: tuple[SourceImage, ...],
+    *,
+    bundle: LoadedBundle,
+    classifier: StageRunner,
+    segmenter: StageRunner,
+    clock: Stopwatch,
+) -> Analysis:
+    """Take a volume through both stages to findings.
+
+    Raises:
+        SeriesError: the series shows no femoral head, or is too thin.
+        BackendError: a stage failed.
+    """
+    rules = bundle.content
+    with clock.step("preprocess"):
+        plan = plan_coronal(volume, rules.slice_spacing_mm)
+        whole = coronal_stack(volume, plan)
+        anatomy = find_femoral_heads(whole.hu, whole.affine)
+        chosen = head_range(whole, anatomy.heads, rules.coverage.margin_mm)
+        stack = whole.part(chosen)
+        values = stage_input(stack, classifier.spec.input)
+    with clock.step("classify"):
+        probabilities = classifier.probabilities(values)
+    gated = gated_slices(probabilities, rules.gate)
+    mask = np.zeros(stack.hu.shape, np.bool_)
+    if len(gated):
+        mask[gated] = _segment(stack, gated, segmenter, rules.mask_threshold, clock)
+    with clock.step("postprocess"):
+        found = findings(probabilities, mask, stack, anatomy, rules)
+        on_stack = np.zeros(plan.shape, np.uint8)
+        on_stack[chosen] = found.mask
+        volume_mask = mask_to_volume(on_stack, plan, volume)
+    result = _result(candidate, bundle, classifier).model_copy(
+        update={
+            "status": "succeeded",
+            "patient": found.patient,
+            "sides": found.sides,
+            "slices": _slices(probabilities, found.mask, stack, plan, chosen, sources, rules.slice_threshold),
+            "geometry": Geometry(
+                acquired=volume.acquired, spacing_mm=volume.spacing_mm, coronal_slices=len(probabilities)
+            ),
+            "warnings": tuple(Note(code=code, text=text) for code, text in volume.warnings) + found.warnings,
+        }
+    )
+    return Analysis(candidate, result, Images(volume, sources, stack, found.mask, volume_mask), clock)
+
+
+def without_answer(
+    candidate: Candidate, error: OnfhError, bundle: LoadedBundle, classifier: StageRunner | None, clock: Stopwatch
+) -> Analysis:
+    """The result of a series that was refused (SeriesError) or failed (anything else)."""
+    result = _result(candidate, bundle, classifier).model_copy(
+        update={
+            "status": "not_analysed" if isinstance(error, SeriesError) else "failed",
+            "reason": Note(code=error.code, text=f"{error.text} {error.fix}".strip()),
+        }
+    )
+    return Analysis(candidate, result, None, clock)
+
+
+def _segment(
+    stack: CoronalStack, gated: NDArray[np.int64], segmenter: StageRunner, threshold: float, clock: Stopwatch
+) -> NDArray[np.bool_]:
+    """Mask (gated slices, rows, columns) on the stack's pixels."""
+    with clock.step("preprocess"):
+        # Only the voxels matter here: the gated slices need not be neighbours, so the affine is not theirs.
+        values = stage_input(CoronalStack(stack.hu[gated], stack.affine), segmenter.spec.input)
+    with clock.step("segment"):
+        maps = segmenter.probabilities(values)
+    with clock.step("postprocess"):
+        height, width = maps.shape[1:]
+        tables = letterbox(
+            (stack.hu.shape[1], stack.hu.shape[2]), stack.spacing_mm[1:], segmenter.spec.input, (height, width)
+        )
+        return np.asarray(map_to_stack(maps, tables) >= threshold)
+
+
+def _slices(
+    probabilities: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    stack: CoronalStack,
+    plan: CoronalPlan,
+    chosen: slice,
+    sources: tuple[SourceImage, ...],
+    threshold: float,
+) -> tuple[SliceResult, ...]:
+    _, row_mm, column_mm = stack.spacing_mm
+    positions = stack.positions_mm
+    rows = []
+    for index, probability in enumerate(probabilities):
+        source = sources[plan.source_slice(chosen.start + index)] if plan.native else None
+        rows.append(
+            SliceResult(
+                index=index,
+                position_mm=round(float(positions[index]), 4),
+                sop_instance_uid=source.sop_instance_uid if source else None,
+                probability=float(probability),
+                positive=bool(probability >= threshold),
+                area_mm2=float(np.count_nonzero(mask[index])) * row_mm * column_mm,
+            )
+        )
+    return tuple(rows)
+
+
+def _result(candidate: Candidate, bundle: LoadedBundle, classifier: StageRunner | None) -> Result:
+    backend = classifier.backend if classifier else None
+    return Result(
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        status="failed",
+        study_instance_uid=candidate.study_instance_uid,
+        series_instance_uid=candidate.series_instance_uid,
+        part=candidate.part,
+        bundle=bundle_id(bundle),
+        engine=Engine(
+            backend=backend.name if backend else "none",
+            precision=backend.precision if backend else "none",
+            device=backend.device if backend else "none",
+        ),
+        software=software(),
+    )

@@ -1,0 +1,52 @@
+"""``onfh doctor``: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from onfh_runtime import __version__
+from onfh_runtime.backends.ort_backend import cpu_name
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "Say what this machine has, what is missing, what that would bring and how to get it."
+
+REQUIRED = ("numpy", "pydicom", "onnxruntime", "highdicom", "pydantic")
+OPTIONAL = (
+    ("torch", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
+    ("transformers", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
+    ("onnx", "onfh export", "pip install 'onfh-edge[export]'"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``onfh doctor`` takes no arguments of its own."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``onfh doctor``; 1 when a required package is missing."""
+    print(f"onfh-edge    {__version__}, Python {platform.python_version()} ({sys.executable})")
+    print(f"machine      {platform.machine()}, {os.cpu_count()} cores, {cpu_name()}")
+    missing = False
+    for name in REQUIRED:
+        found = _version(name)
+        missing |= found is None
+        print(f"{name:12} {found or 'MISSING: pip install --force-reinstall onfh-edge'}")
+    for name, brings, command in OPTIONAL:
+        print(f"{name:12} {_version(name) or f'not installed; it brings {brings}: {command}'}")
+    if not missing:
+        import onnxruntime
+
+        print(f"backends     onnxruntime ({', '.join(onnxruntime.get_available_providers())}); used: CPU")
+    return 1 if missing else 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

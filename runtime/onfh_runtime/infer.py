@@ -1,0 +1,122 @@
+"""Everything below some folders: find, analyse, write, and say how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onfh_runtime.analysis import software
+from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.dicom import Candidate, Skipped, find_series
+from onfh_runtime.dicom.choice import by_preference
+from onfh_runtime.outputs.files import ensure_writable
+from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_series, write_study
+from onfh_runtime.pipeline import Pipeline
+from onfh_runtime.result import Note, Result, SeriesEntry, Study
+
+__all__ = ["Report", "infer"]
+
+
+@dataclass
+class Report:
+    """What ``infer`` did. ``folders`` maps (series UID, part) to the folder of the series."""
+
+    results: list[Result] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
+    folders: dict[tuple[str, int | None], Path] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 every candidate analysed, 1 some refused or failed, 3 nothing to analyse."""
+        if not self.results:
+            return 3
+        return 0 if all(result.status == "succeeded" for result in self.results) else 1
+
+
+def infer(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    bundle: LoadedBundle,
+    backend: str = "auto",
+    threads: int = 0,
+    on_unreadable: Callable[[Path, str, str], None] | None = None,
+    on_start: Callable[[int], None] | None = None,
+    on_result: Callable[[Result, Path], None] | None = None,
+) -> Report:
+    """Analyse every eligible CT series below ``inputs`` and write its outputs below ``out``.
+
+    Args:
+        inputs: files and folders.
+        out: output folder; made when missing.
+        bundle: a bundle from :func:`load_bundle`.
+        backend: a name of :data:`onfh_runtime.backends.BACKENDS`.
+        threads: threads for one operator, 0 for every core.
+        on_unreadable: told of each file that looks like DICOM and cannot be read: path, code, sentence.
+        on_start: told how many series will be analysed.
+        on_result: told of each series' result and folder as soon as they are written.
+
+    Raises:
+        OutputError: ``out`` cannot be written.
+        UsageError: there is no such backend.
+    """
+    ensure_writable(out)
+    candidates, skipped = find_series(inputs, report=on_unreadable)
+    studies = _by_study(candidates, skipped)
+    if on_start is not None:
+        on_start(len(candidates))
+    report = Report()
+    with Pipeline(bundle, backend=backend, threads=threads) as pipeline:
+        outcomes = pipeline.run(
+            (candidate for found, _ in studies.values() for candidate in found),
+            lambda analysis: write_series(out, analysis, bundle),
+        )
+        for uid, (found, others) in studies.items():
+            entries = []
+            for candidate in found:
+                result = next(outcomes).result
+                folder = series_folder(out, result)
+                report.results.append(result)
+                report.folders[result.series_instance_uid, result.part] = folder
+                entries.append(_entry(result, candidate, folder.relative_to(out / folder_name(uid))))
+                if on_result is not None:
+                    on_result(result, folder)
+            study = Study(study_instance_uid=uid, series=(*entries, *map(_skipped_entry, others)), software=software())
+            write_study(out, study)
+            report.studies.append(study)
+    return report
+
+
+def _by_study(candidates: list[Candidate], skipped: list[Skipped]) -> dict[str, tuple[list[Candidate], list[Skipped]]]:
+    uids = sorted({c.study_instance_uid for c in candidates} | {s.study_instance_uid for s in skipped})
+    return {
+        uid: (
+            by_preference([c for c in candidates if c.study_instance_uid == uid]),
+            [s for s in skipped if s.study_instance_uid == uid],
+        )
+        for uid in uids
+    }
+
+
+def _entry(result: Result, candidate: Candidate, folder: Path) -> SeriesEntry:
+    return SeriesEntry(
+        series_instance_uid=result.series_instance_uid,
+        part=result.part,
+        description=candidate.description,
+        outcome=result.status,
+        reason=result.reason,
+        preferred=result.preferred,
+        folder=folder.as_posix(),
+        images=len(candidate.images),
+    )
+
+
+def _skipped_entry(skipped: Skipped) -> SeriesEntry:
+    return SeriesEntry(
+        series_instance_uid=skipped.series_instance_uid,
+        description=skipped.description,
+        outcome="skipped",
+        reason=Note(code=skipped.code, text=skipped.text),
+        images=skipped.images,
+    )

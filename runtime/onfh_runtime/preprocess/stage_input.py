@@ -1,0 +1,128 @@
+"""From the coronal stack to a stage's NCHW input, and from a stage's map back to the stack.
+
+One slice is windowed, scaled to fit (letterbox) about the common centre of image and input, and normalised. Scaling is
+a product with one small matrix per axis: a triangle filter as wide as the coarser of the two grids, so that shrinking
+does not alias and enlarging is linear interpolation (the ``antialias`` rule of Pillow and torch). Outside the image
+there is air.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onfh_runtime.bundle import StageInput, Window
+from onfh_runtime.volume import AIR_HU, CoronalStack
+
+__all__ = ["Letterbox", "letterbox", "map_to_stack", "mask_to_input", "resample_matrix", "stage_input"]
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """The scaling between a stack's slices and a stage's input, both centred on the same point.
+
+    Attributes:
+        pixel_mm: side of one (square) input pixel, mm.
+        rows: (height, stack rows) float64 weights; rows of pixels outside the image are zero.
+        columns: (width, stack columns) float64 weights, likewise.
+        back_rows: (stack rows, map height) float64 weights of the way back.
+        back_columns: (stack columns, map width) float64 weights of the way back.
+    """
+
+    pixel_mm: float
+    rows: NDArray[np.float64]
+    columns: NDArray[np.float64]
+    back_rows: NDArray[np.float64]
+    back_columns: NDArray[np.float64]
+
+
+def letterbox(
+    shape: tuple[int, int],
+    spacing_mm: tuple[float, float],
+    spec: StageInput,
+    map_size: tuple[int, int] | None = None,
+) -> Letterbox:
+    """Tables for one stack and one stage.
+
+    Args:
+        shape: (rows, columns) of the stack's slices.
+        spacing_mm: (row, column) spacing of the stack's slices, mm.
+        spec: the stage's input.
+        map_size: (height, width) of the map the stage answers with, over the same field; the input's size by default.
+    """
+    (rows, columns), (height, width) = shape, spec.size
+    pixel = max(spec.min_pixel_spacing_mm, rows * spacing_mm[0] / height, columns * spacing_mm[1] / width)
+    map_height, map_width = map_size or spec.size
+    return Letterbox(
+        pixel_mm=pixel,
+        rows=resample_matrix(height, pixel, rows, spacing_mm[0]),
+        columns=resample_matrix(width, pixel, columns, spacing_mm[1]),
+        back_rows=resample_matrix(rows, spacing_mm[0], map_height, pixel * height / map_height),
+        back_columns=resample_matrix(columns, spacing_mm[1], map_width, pixel * width / map_width),
+    )
+
+
+def resample_matrix(outputs: int, output_mm: float, inputs: int, input_mm: float) -> NDArray[np.float64]:
+    """Weights (outputs, inputs) float64 that resample one axis; both grids share their centre.
+
+    Rows sum to 1 where the output pixel's centre lies on the input, and are all zero elsewhere.
+    """
+    centre = (np.arange(outputs) - (outputs - 1) / 2) * output_mm / input_mm + (inputs - 1) / 2
+    reach = max(1.0, output_mm / input_mm)
+    weights = np.clip(1 - np.abs(np.arange(inputs)[None, :] - centre[:, None]) / reach, 0, None)
+    weights[(centre < -0.5 - 1e-9) | (centre > inputs - 0.5 + 1e-9)] = 0
+    total = weights.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = np.divide(weights, total, out=weights, where=total > 0)
+    return result
+
+
+def stage_input(stack: CoronalStack, spec: StageInput) -> NDArray[np.float32]:
+    """A stage's input for every slice of the stack.
+
+    Returns:
+        (slices, channels, height, width) float32, normalised: (windowed value in 0..1 - mean) / std.
+    """
+    tables = letterbox(stack.hu.shape[1:], stack.spacing_mm[1:], spec)
+    rows, columns = tables.rows.astype(np.float32), tables.columns.T.astype(np.float32)
+    outside = 1 - np.outer(tables.rows.sum(axis=1), tables.columns.sum(axis=1)).astype(np.float32)
+    out = np.empty((len(stack.hu), len(spec.windows), *spec.size), np.float32)
+    scaled = np.empty((len(stack.hu), *spec.size), np.float32)
+    done: Window | None = None
+    for channel, (window, mean, std) in enumerate(zip(spec.windows, spec.mean, spec.std, strict=True)):
+        if window != done:
+            _scale_windowed(stack.hu, window, rows, columns, outside, out=scaled)
+            done = window
+        np.subtract(scaled, np.float32(mean), out=out[:, channel])
+        out[:, channel] /= np.float32(std)
+    return out
+
+
+def _scale_windowed(
+    hu: NDArray[np.float32],
+    window: Window,
+    rows: NDArray[np.float32],
+    columns: NDArray[np.float32],
+    outside: NDArray[np.float32],
+    *,
+    out: NDArray[np.float32],
+) -> None:
+    low = window.center - window.width / 2
+    air = np.float32(np.clip((AIR_HU - low) / window.width, 0, 1)) * outside
+    for index, image in enumerate(hu):
+        windowed = np.clip((image - np.float32(low)) * np.float32(1 / window.width), 0, 1)
+        np.matmul(rows @ windowed, columns, out=out[index])
+        out[index] += air
+
+
+def mask_to_input(mask: NDArray[np.floating], tables: Letterbox) -> NDArray[np.float32]:
+    """A (slices, rows, columns) mask in 0..1 on the stack, resampled to (slices, height, width) float32 (training)."""
+    rows, columns = tables.rows.astype(np.float32), tables.columns.T.astype(np.float32)
+    return np.asarray(rows @ np.asarray(mask, np.float32) @ columns, np.float32)
+
+
+def map_to_stack(values: NDArray[np.float32], tables: Letterbox) -> NDArray[np.float32]:
+    """A stage's (slices, height, width) map resampled to the stack's (slices, rows, columns), float32."""
+    rows, columns = tables.back_rows.astype(np.float32), tables.back_columns.T.astype(np.float32)
+    return np.asarray(rows @ values @ columns, np.float32)

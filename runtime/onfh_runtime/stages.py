@@ -1,0 +1,108 @@
+"""The two stages as the pipeline sees them: an input tensor in, probabilities out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onfh_runtime.backends import StageBackend, open_stage
+from onfh_runtime.bundle import LoadedBundle, Stage
+from onfh_runtime.errors import BackendError
+
+__all__ = ["StageRunner", "positive_probability"]
+
+
+class StageRunner:
+    """One stage of a bundle on one backend, run in batches of the bundle's ``max_batch``.
+
+    Raises:
+        BackendError: ``stage_mismatch`` when the model's tensors are not those the bundle describes.
+    """
+
+    def __init__(
+        self,
+        bundle: LoadedBundle,
+        stage: Literal["classifier", "segmenter"],
+        backend: str = "auto",
+        *,
+        threads: int = 0,
+    ) -> None:
+        self.spec: Stage = bundle.content.classifier if stage == "classifier" else bundle.content.segmenter
+        self.backend: StageBackend = open_stage(bundle, stage, backend, threads=threads)
+        wanted = (len(self.spec.input.windows), *self.spec.input.size)
+        inputs = {spec.name: spec for spec in self.backend.inputs}
+        outputs = {spec.name: spec for spec in self.backend.outputs}
+        if set(inputs) != {self.spec.input_name} or inputs[self.spec.input_name].shape != wanted:
+            raise BackendError(
+                "stage_mismatch",
+                f"The {stage}'s model takes {[(s.name, s.shape) for s in self.backend.inputs]}, the bundle says "
+                f"{self.spec.input_name!r} of shape {wanted}.",
+                "Export the bundle again.",
+            )
+        if set(outputs) != {self.spec.output_name}:
+            raise BackendError(
+                "stage_mismatch",
+                f"The {stage}'s model gives {sorted(outputs)}, the bundle says {self.spec.output_name!r}.",
+                "Export the bundle again.",
+            )
+        self._input, self._output = inputs[self.spec.input_name], outputs[self.spec.output_name]
+        rank, channels = (1, self._output.shape[0]) if stage == "classifier" else (3, self._output.shape[0])
+        if len(self._output.shape) != rank or channels <= self.spec.positive_class:
+            raise BackendError(
+                "stage_mismatch",
+                f"The {stage}'s model gives outputs of shape {self._output.shape}, too small for class "
+                f"{self.spec.positive_class}.",
+                "Check positive_class in bundle.json.",
+            )
+
+    def probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probability of the positive class.
+
+        Args:
+            values: (slices, channels, height, width) float32, as :func:`stage_input` makes them.
+
+        Returns:
+            (slices,) float32 from the classifier, (slices, output height, output width) float32 from the segmenter.
+
+        Raises:
+            BackendError: ``not_finite`` when the stage answers NaN or infinity, or what the backend raises.
+        """
+        batch = self.spec.max_batch
+        result = np.empty((len(values), *self._output.shape[1:]), np.float32)
+        for start in range(0, len(values), batch):
+            chunk = np.ascontiguousarray(values[start : start + batch], self._input.dtype)
+            logits: NDArray[Any] = np.empty((len(chunk), *self._output.shape), self._output.dtype)
+            self.backend.run({self._input.name: chunk}, {self._output.name: logits})
+            result[start : start + len(chunk)] = positive_probability(logits, self.spec)
+        if not np.isfinite(result).all():
+            raise BackendError(
+                "not_finite",
+                "A stage answered NaN or infinity.",
+                "Check the model's precision: FP16 may overflow; export with `--precision fp32` to compare.",
+            )
+        return result
+
+    def close(self) -> None:
+        """Release the backend."""
+        self.backend.close()
+
+
+def positive_probability(logits: NDArray[Any], spec: Stage) -> NDArray[np.float32]:
+    """Probability of the positive class from (batch, classes, ...) logits, float32, in 0..1."""
+    values = logits.astype(np.float32, copy=False)
+    if spec.activation == "none":
+        return values[:, spec.positive_class]
+    positive = values[:, spec.positive_class]
+    if spec.activation == "sigmoid":
+        return _sigmoid(positive)
+    if values.shape[1] == 2:
+        return _sigmoid(positive - values[:, 1 - spec.positive_class])
+    exponents = np.exp(values - values.max(axis=1, keepdims=True))
+    return np.asarray(exponents[:, spec.positive_class] / exponents.sum(axis=1), np.float32)
+
+
+def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    # tanh never overflows, exp(-x) does
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * values)), np.float32)

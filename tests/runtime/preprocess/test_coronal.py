@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onfh_runtime.errors import SeriesError
+from onfh_runtime.preprocess import coronal_stack, head_range, mask_to_volume, plan_coronal
+from onfh_runtime.volume import CoronalStack, Volume
+
+
+def make_volume(shape, affine, *, acquired="axial", slope=1.0, intercept=-1024.0, padding=None, seed=0):
+    voxels = np.random.default_rng(seed).integers(0, 3000, shape).astype(np.int16)
+    return Volume(
+        voxels,
+        np.asarray(affine, float),
+        np.full(shape[0], slope),
+        np.full(shape[0], intercept),
+        padding=padding,
+        acquired=acquired,
+    )
+
+
+def axial_affine(spacing=(3.0, 0.8, 0.9), origin=(-100.0, -150.0, 20.0)):
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2] = spacing
+    affine[:3, 3], affine[3, 3] = origin, 1
+    return affine
+
+
+def value_at(volume, point):
+    """HU of the voxel whose centre is nearest to an LPS point."""
+    index = np.linalg.inv(volume.affine) @ np.array([*point, 1.0])
+    k, r, c = np.rint(index[:3]).astype(int)
+    return float(volume.hounsfield(int(k))[r, c])
+
+
+ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_every_orientation_keeps_voxels_in_place(order, signs):
+    affine = np.zeros((4, 4))
+    for axis, (patient, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[patient, axis] = sign * (3.0, 2.0, 2.5)[axis]
+    affine[:3, 3], affine[3, 3] = (5.0, -7.0, 11.0), 1
+    volume = make_volume((4, 5, 6), affine)
+    plan = plan_coronal(volume, 1.0)
+    stack = coronal_stack(volume, plan)
+    assert np.allclose(np.sign(np.diag(plan.affine[[1, 2, 0], :3])), (1, -1, 1))
+    for index in np.ndindex(*stack.hu.shape):
+        point = (stack.affine @ np.array([*index, 1.0]))[:3]
+        assert stack.hu[index] == value_at(volume, point)
+
+
+def test_slabs_average_with_exact_overlap_from_the_front_edge():
+    volume = make_volume((2, 10, 3), axial_affine(spacing=(2.0, 0.8, 1.0)))
+    plan = plan_coronal(volume, 3.0)
+    stack = coronal_stack(volume, plan)
+    assert stack.hu.shape == (2, 2, 3)
+    weights = np.array([0.8, 0.8, 0.8, 0.6]) / 3
+    hu = volume.hounsfield()
+    expected = np.einsum("w,zwx->zx", weights, hu[:, :4])[::-1]
+    np.testing.assert_allclose(stack.hu[0], expected, rtol=1e-5)
+    front_face = volume.affine[1, 3] - 0.4
+    np.testing.assert_allclose(stack.positions_mm, [front_face + 1.5, front_face + 4.5])
+
+
+def test_native_coronal_is_taken_as_it_is_and_thin_coronal_is_averaged():
+    affine = np.array([[0, 0, 1.0, 0], [3.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+    native = make_volume((5, 4, 6), affine, acquired="coronal")
+    plan = plan_coronal(native, 3.0)
+    assert plan.native
+    np.testing.assert_array_equal(coronal_stack(native, plan).hu, native.hounsfield())
+    thin = affine.copy()
+    thin[1, 0] = 1.0
+    volume = make_volume((6, 4, 6), thin, acquired="coronal")
+    plan = plan_coronal(volume, 3.0)
+    assert not plan.native
+    expected = volume.hounsfield().reshape(2, 3, 4, 6).mean(axis=1)
+    np.testing.assert_allclose(coronal_stack(volume, plan).hu, expected, rtol=1e-5)
+
+
+def test_reversed_native_coronal_names_its_own_slices():
+    affine = np.array([[0, 0, 1.0, 0], [-3.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+    plan = plan_coronal(make_volume((5, 4, 6), affine), 3.0)
+    assert [plan.source_slice(i) for i in range(5)] == [4, 3, 2, 1, 0]
+
+
+def test_padding_is_air_and_metal_does_not_overflow():
+    volume = make_volume((2, 3, 3), axial_affine(), slope=2.0, intercept=0.0, padding=(-2000, -2000))
+    volume.voxels[:] = 20000
+    volume.voxels[0, 0, 0] = -2000
+    stack = coronal_stack(volume, plan_coronal(volume, 0.5))
+    assert stack.hu.max() == 40000
+    assert stack.hu.min() == -1000
+
+
+def test_slope_and_intercept_of_each_slice_are_used():
+    volume = make_volume((3, 3, 3), axial_affine())
+    varied = Volume(volume.voxels, volume.affine, np.array([1.0, 2.0, 0.5]), np.array([0.0, -10.0, 5.0]))
+    hu = coronal_stack(varied, plan_coronal(varied, 0.5)).hu
+    expected = volume.voxels * np.array([1.0, 2.0, 0.5])[:, None, None] + np.array([0.0, -10.0, 5.0])[:, None, None]
+    np.testing.assert_allclose(hu, expected.transpose(1, 0, 2)[:, ::-1], rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    plane_mm=st.floats(0.3, 1.5),
+    slabs=st.integers(2, 6),
+    flip=st.booleans(),
+)
+def test_a_mask_comes_back_where_it_was_and_with_its_volume(plane_mm, slabs, flip):
+    planes = int(np.ceil(slabs * 3.0 / plane_mm))
+    affine = axial_affine(spacing=(2.0, -plane_mm if flip else plane_mm, 1.0))
+    volume = make_volume((4, planes, 5), affine)
+    plan = plan_coronal(volume, 3.0)
+    mask = np.zeros(plan.shape, np.uint8)
+    mask[1, 1:3, 2:4] = 2
+    back = mask_to_volume(mask, plan, volume)
+    assert back.shape == volume.voxels.shape
+    assert set(np.unique(back)) == {0, 2}
+    points = np.argwhere(back) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    centre = plan.affine @ np.array([1, 1.5, 2.5, 1.0])
+    np.testing.assert_allclose(points[:, [0, 2]].mean(axis=0), centre[[0, 2]], atol=1e-6)
+    assert abs(points[:, 1].mean() - centre[1]) <= plane_mm / 2 + 1e-6
+    voxel = float(np.prod(volume.spacing_mm))
+    assert abs(len(points) * voxel - mask.sum() / 2 * 6.0) <= 4 * 2.0 * plane_mm
+
+
+def test_a_series_thinner_than_one_slab_is_refused():
+    with pytest.raises(SeriesError, match="too_few_slices"):
+        plan_coronal(make_volume((2, 2, 3), axial_affine()), 3.0)
+
+
+def test_head_range_holds_the_heads_and_the_margin():
+    class Sphere:
+        centre_mm = (0.0, 30.0, 0.0)
+        radius_mm = 24.0
+
+    affine = np.array([[0, 0, 1.0, 0], [3.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+    stack = CoronalStack(np.zeros((60, 2, 2), np.float32), affine)
+    chosen = head_range(stack, (Sphere(),), 12.0)
+    part = stack.part(chosen)
+    assert part.positions_mm[0] == 0.0
+    assert part.positions_mm[-1] == 66.0
+    assert head_range(stack, (Sphere(),), 500.0) == slice(0, 60)
