@@ -1,1 +1,1 @@
-
+"""The subcommands of ``onfh`` that this package brings."""

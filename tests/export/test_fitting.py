@@ -1,0 +1,71 @@
+"""The loop learns something simple, gives the same weights twice, and sees patches where they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from onfh_export.fitting import Slices, _cells, classifier_from_slices, probabilities, segmenter_from_slices
+from onfh_export.metrics import area_under_curve
+from onfh_export.networks import checkpoint_from_folder
+from onfh_export.recipe import Fit, smoke_recipe
+
+RECIPE = replace(
+    smoke_recipe(),
+    size=(32, 48),
+    fit_classifier=Fit(epochs=6, batch_size=8, learning_rate=3e-3, average_decay=0.8),
+    fit_segmenter=Fit(epochs=12, batch_size=8, learning_rate=1e-2, average_decay=0.8),
+)
+
+
+def _slices(seed, count=64):
+    """Half of the slices hold a bright 12 x 12 square somewhere."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(0, 0.3, (count, 1, 32, 48)).astype(np.float16)
+    masks = np.zeros((count, 1, 32, 48), np.uint8)
+    for index in range(0, count, 2):
+        row, column = rng.integers(4, 16), rng.integers(4, 32)
+        masks[index, 0, row : row + 12, column : column + 12] = 1
+    pixels += 2 * masks
+    positive = masks.any(axis=(1, 2, 3))
+    return Slices(torch.from_numpy(pixels), torch.from_numpy(masks), positive, np.ones(count, bool))
+
+
+def test_the_classifier_learns_and_repeats(tmp_path):
+    train, validation = _slices(0), _slices(1)
+    lines = []
+    for name in ("a", "b"):
+        classifier_from_slices(train, validation, RECIPE, tmp_path / name, lines.append)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    scores = probabilities(checkpoint_from_folder(tmp_path / "a"), validation.pixels)
+    assert area_under_curve(scores, validation.positive) > 0.8
+    assert "epoch 6/6" in lines[6]
+    assert "min left" in lines[6]
+
+
+def test_the_segmenter_learns(tmp_path):
+    train, validation = _slices(0), _slices(1)
+    segmenter_from_slices(train, validation, RECIPE, tmp_path / "s", lambda _: None)
+    found = probabilities(checkpoint_from_folder(tmp_path / "s"), validation.pixels) >= 0.5
+    truth = validation.masks[:, 0].numpy() > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.6
+
+
+def test_slices_without_masks_train_the_classifier_on_labels_alone(tmp_path):
+    train = _slices(0, 16)
+    bare = replace(train, masks=torch.zeros_like(train.masks), has_mask=np.zeros(16, bool))
+    recipe = replace(RECIPE, fit_classifier=Fit(epochs=1, batch_size=8))
+    classifier_from_slices(bare, _slices(1, 16), recipe, tmp_path / "c", lambda _: None)
+    assert (tmp_path / "c" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (17, 40), (31, 47)])
+def test_a_cell_of_a_patch_marks_where_the_mask_is(row, column):
+    masks = torch.zeros(1, 1, 32, 48)
+    masks[0, 0, row, column] = 1
+    found = _cells(masks, 16, 4)
+    assert found.shape == (1, 6, 16)
+    patch = row // 16 * 3 + column // 16
+    cell = row % 16 // 4 * 4 + column % 16 // 4
+    assert torch.nonzero(found[0]).tolist() == [[patch, cell]]
