@@ -24,7 +24,7 @@ from onfh_runtime import __version__
 from onfh_runtime.anatomy import find_femoral_heads
 from onfh_runtime.dicom import find_series, read_volume
 from onfh_runtime.errors import OnfhError, SeriesError
-from onfh_runtime.preprocess import coronal_stack, head_range, letterbox, mask_to_input, plan_coronal, stage_input
+from onfh_runtime.preprocess import coronal_stack, head_box, letterbox, mask_to_input, plan_coronal, stage_input
 from onfh_runtime.volume import CoronalStack
 
 __all__ = ["PreparedCase", "mask_on_stack", "prepare", "prepared_case"]
@@ -33,7 +33,18 @@ _FORMAT = 1
 """Raised whenever the code below would write other numbers from the same files."""
 _SUPERSAMPLE = 3
 """Points per slab, front to back, at which a truth mask is read: near lossless for slabs of a few planes."""
-_KEYS = ("slice_spacing_mm", "coverage_margin_mm", "size", "pixel_mm", "window_center", "window_width", "mean", "std")
+_KEYS = (
+    "slice_spacing_mm",
+    "coverage_margin_mm",
+    "coverage_in_plane_mm",
+    "single_hip_every",
+    "size",
+    "pixel_mm",
+    "window_center",
+    "window_width",
+    "mean",
+    "std",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,10 @@ def prepared_case(case: Case, recipe: Recipe) -> PreparedCase:
     volume, _ = read_volume(candidates[0])
     whole = coronal_stack(volume, plan_coronal(volume, recipe.slice_spacing_mm))
     anatomy = find_femoral_heads(whole.hu, whole.affine)
-    stack = whole.part(head_range(whole, anatomy.heads, recipe.coverage_margin_mm))
+    heads = anatomy.heads
+    if case.split == "train" and case.index % recipe.single_hip_every == 0:
+        heads = heads[case.index // recipe.single_hip_every % len(heads) :][:1]
+    stack = whole.part(head_box(whole, heads, recipe.coverage))
     spec = recipe.stage_input
     tables = letterbox((stack.hu.shape[1], stack.hu.shape[2]), stack.spacing_mm[1:], spec)
     pixels = stage_input(stack, spec).astype(np.float16)
@@ -172,7 +186,7 @@ def _cached(folder: Path, recipe: Recipe, case: Case) -> Path | str:
     files = sorted(case.series.rglob("*")) if case.series.is_dir() else [case.series]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in [*files, case.truth]]
     settings = {key: getattr(recipe, key) for key in (*_KEYS, "positive_area_mm2")}
-    digest = hashlib.sha256(json.dumps([_FORMAT, __version__, settings, stamps]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([_FORMAT, __version__, settings, case.split, stamps]).encode()).hexdigest()[:16]
     path = folder / f"{case.index:05d}-{digest}.npz"
     if path.is_file():
         return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onfh_runtime.bundle import StageInput, Window
+from onfh_runtime.bundle import Coverage, StageInput, Window
 
 __all__ = ["ClassifierShape", "Fit", "Recipe", "SegmenterShape", "smoke_recipe"]
 
@@ -21,7 +21,7 @@ class ClassifierShape:
     layers: int = 6
     heads: int = 3
     mlp_ratio: int = 4
-    patch_size: int = 16
+    patch_size: int = 12
     patch_cells: int = 4
 
 
@@ -33,7 +33,7 @@ class SegmenterShape:
     depths: tuple[int, ...] = (2, 2, 2)
     heads: tuple[int, ...] = (1, 2, 4)
     patch_size: int = 4
-    window_size: int = 5
+    window_size: int = 6
     hidden_size: int = 48
 
 
@@ -61,6 +61,8 @@ class Recipe:
         external_patients: phantoms of the external site.
         slice_spacing_mm: coronal slice distance; thinner planes are averaged.
         coverage_margin_mm: slices this far in front of and behind the femoral heads are analysed.
+        coverage_in_plane_mm: of each slice, the box this far beyond the heads; null for all of it.
+        single_hip_every: every so many training cases is seen as a field of view of one hip.
         size: (height, width) of both stages' input.
         pixel_mm: one input pixel covers at least this much.
         window_center: HU window, one channel.
@@ -86,17 +88,19 @@ class Recipe:
     external_patients: int = 60
     slice_spacing_mm: float = 3.0
     coverage_margin_mm: float = 12.0
-    size: tuple[int, int] = (160, 256)
-    pixel_mm: float = 1.5
+    coverage_in_plane_mm: float | None = 30.0
+    single_hip_every: int = 6
+    size: tuple[int, int] = (96, 240)
+    pixel_mm: float = 1.25
     window_center: float = 500.0
     window_width: float = 2000.0
-    mean: float = 0.2
-    std: float = 0.12
+    mean: float = 0.27
+    std: float = 0.13
     positive_area_mm2: float = 40.0
     classifier: ClassifierShape = ClassifierShape()
     segmenter: SegmenterShape = SegmenterShape()
-    fit_classifier: Fit = field(default_factory=lambda: Fit(epochs=20))
-    fit_segmenter: Fit = field(default_factory=lambda: Fit(epochs=24, learning_rate=1.5e-3))
+    fit_classifier: Fit = field(default_factory=lambda: Fit(epochs=24))
+    fit_segmenter: Fit = field(default_factory=lambda: Fit(epochs=28, learning_rate=1.5e-3))
     patch_loss_weight: float = 1.0
     classifier_negatives: float = 2.0
     segmenter_negatives: float = 0.5
@@ -107,6 +111,11 @@ class Recipe:
     patient_k: tuple[int, ...] = (1, 2, 3, 5)
     mask_thresholds: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
     autocast: bool = True
+
+    @property
+    def coverage(self) -> Coverage:
+        """What of the coronal stack the stages see, as the bundle states it."""
+        return Coverage(margin_mm=self.coverage_margin_mm, in_plane_mm=self.coverage_in_plane_mm)
 
     @property
     def stage_input(self) -> StageInput:
@@ -129,8 +138,8 @@ def smoke_recipe() -> Recipe:
     return Recipe(
         patients_per_site=6,
         external_patients=2,
-        size=(64, 96),
-        pixel_mm=4.0,
+        size=(48, 120),
+        pixel_mm=2.5,
         slice_spacing_mm=6.0,
         classifier=ClassifierShape(hidden_size=24, layers=1, heads=2, mlp_ratio=2),
         segmenter=SegmenterShape(embed_dim=8, depths=(2, 2), heads=(1, 2), window_size=5, hidden_size=8),

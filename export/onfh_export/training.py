@@ -123,7 +123,7 @@ def bundle_config(recipe: Recipe, thresholds: Thresholds, *, name: str, phantoms
         "description": "Two demo stages trained by `onfh train`" + (" on phantoms." if phantoms else "."),
         "notices": [_NOTICE, *([_PHANTOM_NOTICE] if phantoms else [])],
         "slice_spacing_mm": recipe.slice_spacing_mm,
-        "coverage": {"margin_mm": recipe.coverage_margin_mm},
+        "coverage": recipe.coverage.model_dump(mode="json"),
         "classifier": stage,
         "segmenter": stage,
         "gate": {"threshold": thresholds.gate, "max_slices": None},

@@ -18,7 +18,7 @@ from onfh_runtime.findings import findings, gated_slices
 from onfh_runtime.preprocess import (
     CoronalPlan,
     coronal_stack,
-    head_range,
+    head_box,
     letterbox,
     map_to_stack,
     mask_to_volume,
@@ -39,7 +39,7 @@ class Images:
 
     Attributes:
         volume: the stored voxels; ``sources`` are its images in slice order.
-        stack: the coronal slices that were analysed.
+        stack: the coronal slices that were analysed, each of them whole.
         mask: (slices, rows, columns) uint8 on the stack: 0, RIGHT, LEFT or UNSIDED.
         volume_mask: the same on the volume's voxels.
     """
@@ -96,15 +96,19 @@ def analyse(
         plan = plan_coronal(volume, rules.slice_spacing_mm)
         whole = coronal_stack(volume, plan)
         anatomy = find_femoral_heads(whole.hu, whole.affine)
-        chosen = head_range(whole, anatomy.heads, rules.coverage.margin_mm)
-        stack = whole.part(chosen)
-        values = stage_input(stack, classifier.spec.input)
+        box = head_box(whole, anatomy.heads, rules.coverage)
+        seen = whole.part(box)
+        values = stage_input(seen, classifier.spec.input)
     with clock.step("classify"):
         probabilities = classifier.probabilities(values)
     gated = gated_slices(probabilities, rules.gate)
+    chosen, *in_plane = box
+    stack = whole.part((chosen, slice(None), slice(None)))
     mask = np.zeros(stack.hu.shape, np.bool_)
     if len(gated):
-        mask[gated] = _segment(stack, gated, segmenter, rules.mask_threshold, clock)
+        mask[np.ix_(gated, *(np.arange(side.start, side.stop) for side in in_plane))] = _segment(
+            seen, gated, segmenter, rules.mask_threshold, clock
+        )
     with clock.step("postprocess"):
         found = findings(probabilities, mask, stack, anatomy, rules)
         on_stack = np.zeros(plan.shape, np.uint8)
@@ -141,7 +145,7 @@ def without_answer(
 def _segment(
     stack: CoronalStack, gated: NDArray[np.int64], segmenter: StageRunner, threshold: float, clock: Stopwatch
 ) -> NDArray[np.bool_]:
-    """Mask (gated slices, rows, columns) on the stack's pixels."""
+    """Mask (gated slices, rows, columns) on the pixels of what the stages see."""
     with clock.step("preprocess"):
         # Only the voxels matter here: the gated slices need not be neighbours, so the affine is not theirs.
         values = stage_input(CoronalStack(stack.hu[gated], stack.affine), segmenter.spec.input)

@@ -16,12 +16,13 @@ from onfh_runtime.hip_template import Match, match
 from onfh_runtime.locate import (
     LEAST_RADIUS_MM,
     MOST_RADIUS_MM,
+    NEVER_MEASURED_HU,
     WorkingGrid,
-    clipped,
     fit_sphere,
     hough_peaks,
     working_grid,
 )
+from onfh_runtime.volume import AIR_HU
 
 __all__ = ["METAL_HU", "METAL_MINIMUM_MM3", "Anatomy", "Head", "find_femoral_heads"]
 
@@ -32,10 +33,8 @@ METAL_MINIMUM_MM3 = 100.0
 METAL_MARGIN_MM = 15.0
 """How far around a head metal counts: its streaks reach the head."""
 COVERAGE_MARGIN_MM = 2.0
-COVERED_FRACTION = 0.99
-"""A sphere of 25 mm that is cut 3 mm deep loses one hundredth: the margin and a millimetre of the head."""
-NEVER_MEASURED_HU = -900.0
-"""Padding is air; no part of a head is, and gas in a joint is smaller than the tolerance."""
+COVERED_FRACTION = 0.995
+"""A sphere of 25 mm loses this when it is cut 2 mm deep, which is the margin alone."""
 
 SURE_MATCH, SURE_MARGIN, SURE_SUM, SURE_OVERLAP = 0.58, 0.16, 0.78, 0.85
 """A hip on its own: correlation with the template of its side, how far the other side's stays behind, their sum, and
@@ -62,6 +61,7 @@ SURROUNDINGS_MM = 60.0
 MOST_AIR = 0.30
 """Share of air or lung in the surroundings: a tenth around a hip, a third and more in the chest, a knee or a foot."""
 AIR_OR_LUNG_HU = -400.0
+PADDING_TOLERANCE_HU = 0.01
 
 CANDIDATES, PLACES = 12, 5
 TISSUE_HU = -300.0
@@ -78,7 +78,8 @@ class Head:
         centre_mm: LPS mm.
         radius_mm: radius of the fitted sphere, mm; the joint space may make it up to 3 mm too large.
         score: correlation with the hip of its side, 0 to 1.
-        coverage: fraction of that sphere, with 2 mm around it, that was measured.
+        coverage: fraction of that sphere, with 2 mm around it, that was measured; of a pair, the larger radius counts
+            for both.
         covered: whether the head is whole.
         metal_mm3: volume above 2500 HU in and near the head.
     """
@@ -114,7 +115,8 @@ class Anatomy:
 @dataclass(frozen=True)
 class _Found:
     match: Match
-    head: Head
+    centre: NDArray[np.float64]
+    radius: float
     side: str
     margin: float
 
@@ -135,11 +137,13 @@ def find_femoral_heads(hu: NDArray[np.float32], affine: NDArray[np.float64]) -> 
         SeriesError: ``anatomy_not_found``, no femoral head is in view.
     """
     grid = working_grid(hu, affine)
-    matches = match(clipped(grid, times=2), hough_peaks(grid, CANDIDATES), PLACES)
+    matches = match(grid, hough_peaks(grid, CANDIDATES), PLACES)
     found = [one for one in (_examined(hu, affine, grid, candidate) for candidate in matches) if one is not None]
     pair = _pair(found)
     if pair is not None:
-        right, left = pair
+        # A cut head may be fitted too small; the heads of one patient are of one size, so the larger decides.
+        size = max(one.radius for one in pair)
+        right, left = (_head(hu, affine, one, size) for one in pair)
         return Anatomy(right, left, None, (right.centre_mm[0] + left.centre_mm[0]) / 2)
     sure = [one for one in found if _sure(one)]
     if not sure:
@@ -149,14 +153,14 @@ def find_femoral_heads(hu: NDArray[np.float32], affine: NDArray[np.float64]) -> 
             "Send a CT of the hips that shows at least one whole femoral head.",
         )
     single = max(sure, key=lambda one: one.match.best)
-    midline = _body_midline(grid, single.head)
+    head = _head(hu, affine, single, single.radius)
+    midline = _body_midline(grid, single.centre)
     if midline is not None:
-        offset = single.head.centre_mm[0] - midline
+        offset = head.centre_mm[0] - midline
         side = "left" if offset > 0 else "right"
         if SINGLE_OFFSET_MM[0] <= abs(offset) <= SINGLE_OFFSET_MM[1] and side == single.side:
-            right_head, left_head = (single.head, None) if side == "right" else (None, single.head)
-            return Anatomy(right_head, left_head, None, midline)
-    return Anatomy(None, None, single.head, midline)
+            return Anatomy(head, None, None, midline) if side == "right" else Anatomy(None, head, None, midline)
+    return Anatomy(None, None, head, midline)
 
 
 def _examined(
@@ -173,21 +177,28 @@ def _examined(
     if float(np.linalg.norm(centre - candidate.centre)) > MOST_SHIFT_MM:
         return None
     around = _ball(grid.hu, grid.affine, centre, SURROUNDINGS_MM)
+    # Padding is AIR_HU to the digit, which measured air is not: it tells nothing about what surrounds the head.
+    around = around[np.abs(around - AIR_HU) > PADDING_TOLERANCE_HU]
     core = _ball(grid.hu, grid.affine, centre, 0.6 * radius)
     if core.size == 0 or float(np.median(core)) < CORE_HU or float(np.mean(around < AIR_OR_LUNG_HU)) > MOST_AIR:
         return None
-    coverage = _coverage(hu, affine, centre, radius + COVERAGE_MARGIN_MM)
+    return _Found(candidate, centre, radius, "right" if candidate.right > candidate.left else "left", margin)
+
+
+def _head(hu: NDArray[np.float32], affine: NDArray[np.float64], found: _Found, size: float) -> Head:
+    """Measure a head; ``size`` is the radius in mm for which coverage is judged."""
+    x, y, z = (float(v) for v in found.centre)
+    coverage = _coverage(hu, affine, found.centre, size + COVERAGE_MARGIN_MM)
     voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
-    metal = np.count_nonzero(_ball(hu, affine, centre, radius + METAL_MARGIN_MM) > METAL_HU) * voxel_mm3
-    head = Head(
-        centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
-        radius_mm=radius,
-        score=candidate.best,
+    near = _ball(hu, affine, found.centre, found.radius + METAL_MARGIN_MM)
+    return Head(
+        centre_mm=(x, y, z),
+        radius_mm=found.radius,
+        score=found.match.best,
         coverage=coverage,
         covered=coverage >= COVERED_FRACTION,
-        metal_mm3=float(metal),
+        metal_mm3=float(np.count_nonzero(near > METAL_HU) * voxel_mm3),
     )
-    return _Found(candidate, head, "right" if candidate.right > candidate.left else "left", margin)
 
 
 def _sure(one: _Found) -> bool:
@@ -199,20 +210,18 @@ def _sure(one: _Found) -> bool:
     )
 
 
-def _pair(found: list[_Found]) -> tuple[Head, Head] | None:
+def _pair(found: list[_Found]) -> tuple[_Found, _Found] | None:
     """The two that look most like the hips of one patient: (right, left)."""
-    best: tuple[float, tuple[Head, Head] | None] = (PAIR_SUM, None)
+    pair, highest = None, PAIR_SUM
     for a in found:
         for b in found:
-            if (a.side, b.side) != ("right", "left"):
-                continue
-            x, y, z = (q - p for p, q in zip(a.head.centre_mm, b.head.centre_mm, strict=True))
-            ratio = max(a.head.radius_mm, b.head.radius_mm) / min(a.head.radius_mm, b.head.radius_mm)
-            likeness = a.match.best + a.margin + b.match.best + b.margin
+            x, y, z = (float(v) for v in b.centre - a.centre)
             level = max(abs(y), abs(z)) <= PAIR_LEVEL_MM and PAIR_APART_MM[0] <= x <= PAIR_APART_MM[1]
-            if level and ratio <= PAIR_RADIUS_RATIO and likeness > best[0]:
-                best = (likeness, (a.head, b.head))
-    return best[1]
+            alike = max(a.radius, b.radius) <= PAIR_RADIUS_RATIO * min(a.radius, b.radius)
+            likeness = a.match.best + a.margin + b.match.best + b.margin
+            if (a.side, b.side) == ("right", "left") and level and alike and likeness > highest:
+                pair, highest = (a, b), likeness
+    return pair
 
 
 def _cropped(
@@ -257,9 +266,9 @@ def _coverage(
     return float(np.count_nonzero(hu[s, r, c] > NEVER_MEASURED_HU) / len(points))
 
 
-def _body_midline(grid: WorkingGrid, head: Head) -> float | None:
+def _body_midline(grid: WorkingGrid, centre: NDArray[np.float64]) -> float | None:
     """LPS x of the middle of the body at a head's level, or None when not both flanks are in view."""
-    at = grid.voxels(np.array(head.centre_mm))
+    at = grid.voxels(centre)
     rows = np.abs(np.arange(grid.hu.shape[1]) - at[1]) <= 30 / grid.spacing
     # A column belongs to the body when a hand's breadth of tissue lies in it: neither a table nor a tube does.
     tissue = np.count_nonzero(grid.hu[:, rows] > TISSUE_HU, axis=(0, 1)) / max(int(np.count_nonzero(rows)), 1)

@@ -101,9 +101,14 @@ class PatientRule(_Model):
 
 
 class Coverage(_Model):
-    """Which coronal slices are analysed: from ``margin_mm`` before to ``margin_mm`` behind the femoral heads."""
+    """What of the coronal stack the stages see.
+
+    Slices from ``margin_mm`` in front of the femoral heads to ``margin_mm`` behind them; of each slice the box that
+    reaches ``in_plane_mm`` beyond the heads, or all of it when that is null.
+    """
 
     margin_mm: float = Field(ge=0)
+    in_plane_mm: float | None = Field(None, ge=0)
 
 
 class Bundle(_Model):

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from onfh_runtime.locate import WorkingGrid
+from onfh_runtime.locate import NEVER_MEASURED_HU, WorkingGrid, clipped
 
 __all__ = ["Match", "match"]
 
@@ -26,7 +26,7 @@ LATTICE_MM = 6.0
 REACH_MM = 43.0
 """The template covers a ball of this radius, which holds head, neck, cup and the foot of the ilium."""
 LEAST_OVERLAP = 0.5
-"""Share of the template that must lie inside the volume."""
+"""Share of the template that must lie in measured voxels."""
 STEPS_MM = (5.0, 2.5, 1.25)
 MOST_MOVES = 8
 """Of one step length: a start is at most some 20 mm from the top it belongs to."""
@@ -43,7 +43,7 @@ class Match:
         scale: size relative to the template.
         right: correlation with the right hip, -1 to 1.
         left: the same with the left one.
-        overlap: share of the template that lies inside the volume.
+        overlap: share of the template that lies in measured voxels of the volume.
     """
 
     centre: Points
@@ -63,7 +63,8 @@ class _Correlator:
 
     def __init__(self, volume: WorkingGrid) -> None:
         self._inverse = np.linalg.inv(volume.affine)
-        self._flat, self._shape = volume.hu.ravel(), np.array(volume.hu.shape)
+        self._flat, self._shape = clipped(volume, times=2).hu.ravel(), np.array(volume.hu.shape)
+        self._measured = volume.hu.ravel() > NEVER_MEASURED_HU
         self._lattice, self._template = _template()
 
     def best(self, centres: Points, scale: float) -> Match:
@@ -73,8 +74,9 @@ class _Correlator:
         index = np.rint(voxels).astype(np.int32)
         inside = ((index >= 0) & (index < self._shape)).all(axis=2)
         s, r, c = np.moveaxis(np.clip(index, 0, self._shape - 1), 2, 0)
-        values = self._flat[(s * self._shape[1] + r) * self._shape[2] + c] * inside
-        mask = inside.astype(np.float64)
+        flat = (s * self._shape[1] + r) * self._shape[2] + c
+        mask = (inside & self._measured[flat]).astype(np.float64)
+        values = self._flat[flat] * mask
         count = np.maximum(mask.sum(axis=1), 1)[:, None]
         total, total_t = values.sum(axis=1)[:, None], mask @ self._template
         cross = values @ self._template - total * total_t / count
@@ -92,7 +94,7 @@ def match(volume: WorkingGrid, starts: Points, keep: int) -> list[Match]:
     """Climb from the likeliest starts to where the neighbourhood looks most like a hip.
 
     Args:
-        volume: clipped and smoothed.
+        volume: on the working grid.
         starts: (n, 3) LPS mm.
         keep: how many different places at most.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = [
     "LEAST_RADIUS_MM",
     "MOST_RADIUS_MM",
+    "NEVER_MEASURED_HU",
     "WorkingGrid",
     "clipped",
     "fit_sphere",
@@ -28,6 +29,8 @@ Points = NDArray[np.float64]
 
 WORKING_MM = 3.0
 """Coarse enough to search a pelvis in tenths of a second, fine enough to show a joint space of 3 to 5 mm."""
+NEVER_MEASURED_HU = -900.0
+"""Padding is air; no part of a hip is, and gas in a joint is small."""
 SOFTEST_HU, HARDEST_HU = -150.0, 700.0
 """HU are clipped to this: neither air nor metal may outvote bone."""
 VALLEY_HU = 30.0

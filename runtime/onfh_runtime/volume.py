@@ -95,8 +95,8 @@ class CoronalStack:
         result: NDArray[np.float64] = centre[1] + self.affine[1, 0] * np.arange(len(self.hu))
         return result
 
-    def part(self, chosen: slice) -> CoronalStack:
-        """The consecutive slices ``chosen`` (step 1) as a stack of their own; voxels are shared, not copied."""
+    def part(self, box: tuple[slice, slice, slice]) -> CoronalStack:
+        """The voxels of a box (step 1) as a stack of their own, shared, not copied."""
         affine = self.affine.copy()
-        affine[:3, 3] += self.affine[:3, 0] * (chosen.start or 0)
-        return CoronalStack(self.hu[chosen], affine)
+        affine[:3, 3] += self.affine[:3, :3] @ np.array([side.start or 0 for side in box], float)
+        return CoronalStack(self.hu[box], affine)

@@ -41,7 +41,8 @@ def describe(bundle: LoadedBundle) -> str:
         f"{content.name} {content.version}  sha256 {bundle.sha256}",
         content.description,
         *(f"! {notice}" for notice in content.notices),
-        f"coronal slices every {content.slice_spacing_mm:g} mm, heads +- {content.coverage.margin_mm:g} mm",
+        f"coronal slices every {content.slice_spacing_mm:g} mm, heads +- {content.coverage.margin_mm:g} mm, "
+        + ("whole" if (beyond := content.coverage.in_plane_mm) is None else f"cut {beyond:g} mm beyond the heads"),
         _stage_line("classifier", content.classifier),
         _stage_line("segmenter", content.segmenter),
         f"gate        probability >= {gate.threshold:.4f}"

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onfh_runtime.bundle import Coverage
 from onfh_runtime.errors import SeriesError
 from onfh_runtime.volume import CoronalStack, Volume, spacing_from_affine
 
-__all__ = ["CoronalPlan", "coronal_stack", "head_range", "mask_to_volume", "plan_coronal"]
+__all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_coronal"]
 
 THICK_ENOUGH = 0.99
 """Planes at least this share of the wanted spacing count as thick enough: headers round spacings to 0.01 mm."""
@@ -151,23 +152,28 @@ def mask_to_volume(mask: NDArray[np.uint8], plan: CoronalPlan, volume: Volume) -
     return np.ascontiguousarray(np.transpose(flipped, np.argsort(plan.axes)))
 
 
-def head_range(stack: CoronalStack, heads: tuple[_Sphere, ...], margin_mm: float) -> slice:
-    """The stack slices from ``margin_mm`` in front of the femoral heads to ``margin_mm`` behind them.
+def head_box(stack: CoronalStack, heads: tuple[_Sphere, ...], coverage: Coverage) -> tuple[slice, slice, slice]:
+    """The part of the whole stack that the stages see: (slices, rows, columns).
 
     Args:
         stack: the whole coronal stack.
         heads: spheres in LPS mm, at least one.
-        margin_mm: margin in mm along the stack's slice axis.
+        coverage: how far beyond the heads, mm along the stack's axes.
     """
     to_index = np.linalg.inv(stack.affine)
-    step = stack.spacing_mm[0]
-    first, last = len(stack.hu) - 1.0, 0.0
-    for head in heads:
-        centre = float((to_index @ np.array([*head.centre_mm, 1.0]))[0])
-        reach = (head.radius_mm + margin_mm) / step
-        first, last = min(first, centre - reach), max(last, centre + reach)
-    start = max(0, int(np.ceil(first)))
-    return slice(start, max(start + 1, min(len(stack.hu), int(np.floor(last)) + 1)))
+    box = []
+    for axis, margin in enumerate((coverage.margin_mm, coverage.in_plane_mm, coverage.in_plane_mm)):
+        count, step = stack.hu.shape[axis], stack.spacing_mm[axis]
+        if margin is None:
+            box.append(slice(0, count))
+            continue
+        centres = [float((to_index @ np.array([*head.centre_mm, 1.0]))[axis]) for head in heads]
+        reaches = [(head.radius_mm + margin) / step for head in heads]
+        first = min(c - r for c, r in zip(centres, reaches, strict=True))
+        last = max(c + r for c, r in zip(centres, reaches, strict=True))
+        start = min(max(0, int(np.ceil(first))), count - 1)
+        box.append(slice(start, max(start + 1, min(count, int(np.floor(last)) + 1))))
+    return box[0], box[1], box[2]
 
 
 def _nearest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:

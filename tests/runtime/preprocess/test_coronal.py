@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onfh_runtime.bundle import Coverage
 from onfh_runtime.errors import SeriesError
-from onfh_runtime.preprocess import coronal_stack, head_range, mask_to_volume, plan_coronal
+from onfh_runtime.preprocess import coronal_stack, head_box, mask_to_volume, plan_coronal
 from onfh_runtime.volume import CoronalStack, Volume
 
 
@@ -136,15 +137,37 @@ def test_a_series_thinner_than_one_slab_is_refused():
         plan_coronal(make_volume((2, 2, 3), axial_affine()), 3.0)
 
 
-def test_head_range_holds_the_heads_and_the_margin():
-    class Sphere:
-        centre_mm = (0.0, 30.0, 0.0)
-        radius_mm = 24.0
+class Sphere:
+    def __init__(self, x):
+        self.centre_mm, self.radius_mm = (x, 30.0, -40.0), 24.0
 
-    affine = np.array([[0, 0, 1.0, 0], [3.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
-    stack = CoronalStack(np.zeros((60, 2, 2), np.float32), affine)
-    chosen = head_range(stack, (Sphere(),), 12.0)
-    part = stack.part(chosen)
-    assert part.positions_mm[0] == 0.0
-    assert part.positions_mm[-1] == 66.0
-    assert head_range(stack, (Sphere(),), 500.0) == slice(0, 60)
+
+HEADS = (Sphere(60.0), Sphere(240.0))
+
+
+def room(slices=60):
+    affine = np.array([[0, 0, 2.0, 0], [3.0, 0, 0, 0], [0, -2.0, 0, 60.0], [0, 0, 0, 1]])
+    return CoronalStack(np.zeros((slices, 100, 150), np.float32), affine)
+
+
+def test_the_box_holds_the_heads_and_the_margins():
+    box = head_box(room(), HEADS, Coverage(margin_mm=12.0, in_plane_mm=30.0))
+    part = room().part(box)
+    assert part.positions_mm[[0, -1]].tolist() == [0.0, 66.0]
+    first, last = part.affine[:3, 3], (part.affine @ np.array([*(n - 1 for n in part.hu.shape), 1.0]))[:3]
+    assert first.tolist() == [6.0, 0.0, 14.0]
+    assert last.tolist() == [294.0, 66.0, -94.0]
+
+
+def test_without_an_in_plane_margin_slices_stay_whole():
+    box = head_box(room(), HEADS, Coverage(margin_mm=12.0))
+    assert box[1:] == (slice(0, 100), slice(0, 150))
+
+
+def test_the_box_stays_inside_the_stack():
+    assert head_box(room(), HEADS, Coverage(margin_mm=500, in_plane_mm=500)) == (
+        slice(0, 60),
+        slice(0, 100),
+        slice(0, 150),
+    )
+    assert head_box(room(1), HEADS, Coverage(margin_mm=0))[0] == slice(0, 1)
