@@ -13,7 +13,7 @@ help:
 	@echo "make demo    analyse a phantom study with the demo bundle (writes $(OUT)/)"
 	@echo "make test    every check: ruff, mypy, pytest"
 	@echo "make bench   the figures of benchmarks/README.md"
-	@echo "make train   re-run the recipe of the demo stages (writes runs/demo)"
+	@echo "make train   re-run the recipe of the demo stages (writes runs/; about an hour on two cores)"
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
@@ -49,7 +49,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/spine.py
 
 train: $(VENV)/dev
-	$(BIN)/onfh train --out runs/demo
+	$(BIN)/onfh train runs/phantoms --phantoms --out runs/demo
 
 clean:
 	rm -rf $(VENV) onfh-demo build *.egg-info

@@ -71,32 +71,62 @@ class _WithPatchHead(nn.Module):
         self.network = network
         self.patches = nn.Linear(self.network.config.hidden_size, cells * cells)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.network.vit(pixels).last_hidden_state
-        return self.network.classifier(tokens[:, 0]), self.patches(tokens[:, 1:])
+    def forward(self, pixels: Tensor, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Logits and patch logits of the patches in these columns of the patch grid, which alone are computed."""
+        vit, patch = self.network.vit, self.network.config.patch_size
+        height, width = (side // patch for side in self.network.config.image_size)
+        first, last, _ = columns.indices(width)
+        tokens = vit.embeddings.patch_embeddings.projection(pixels[..., first * patch : last * patch])
+        places = vit.embeddings.position_embeddings
+        grid = places[:, 1:].unflatten(1, (height, width))[:, :, columns].flatten(1, 2)
+        start = (vit.embeddings.cls_token + places[:, :1]).expand(len(pixels), -1, -1)
+        hidden = torch.cat([start, tokens.flatten(2).transpose(1, 2) + grid], dim=1)
+        for layer in vit.layers:
+            hidden = layer(hidden)
+        hidden = vit.layernorm(hidden)
+        return self.network.classifier(hidden[:, 0]), self.patches(hidden[:, 1:])
 
 
 def classifier_from_slices(
     train: Slices, validation: Slices, recipe: Recipe, folder: Path, say: Callable[[str], None]
 ) -> None:
-    """Fit the classifier; the weights with the best validation AUC end up in ``folder``."""
+    """Fit the classifier; the weights with the best validation AUC end up in ``folder``.
+
+    It learns on the left or right part of slices first, whose label follows from the mask: a part costs half of a slice
+    and says which side a lesion is on. Then it learns on whole slices.
+    """
     torch.manual_seed(recipe.seed)
     shape = recipe.classifier
-    model = _WithPatchHead(vit_from_shape(shape, recipe.size), shape.patch_cells)
+    model: nn.Module = _WithPatchHead(vit_from_shape(shape, recipe.size), shape.patch_cells)
     labels = torch.from_numpy(train.positive.astype(np.int64))
     has_mask = torch.from_numpy(train.has_mask)
+    width = recipe.size[1] // shape.patch_size
+    enough = recipe.positive_area_mm2 / recipe.pixel_mm**2
+    chance = torch.Generator().manual_seed(recipe.seed)
 
-    def loss(network: nn.Module, index: Tensor, pixels: Tensor, masks: Tensor) -> Tensor:
-        logits, patches = network(pixels)
-        total = functional.cross_entropy(logits.float(), labels[index])
-        if recipe.patch_loss_weight and bool(has_mask[index].any()):
-            target = _cells(masks, shape.patch_size, shape.patch_cells)
+    def loss_of(
+        network: nn.Module, target: Tensor, known: Tensor, pixels: Tensor, masks: Tensor, columns: slice
+    ) -> Tensor:
+        logits, patches = network(pixels, columns)
+        total = functional.cross_entropy(logits.float(), target)
+        if recipe.patch_loss_weight and bool(known.any()):
+            cells = _cells(masks, shape.patch_size, shape.patch_cells)
             # Few cells hold necrosis: the weight keeps their share of the loss from vanishing.
             each = functional.binary_cross_entropy_with_logits(
-                patches.float(), target, reduction="none", pos_weight=torch.tensor(5.0)
+                patches.float(), cells, reduction="none", pos_weight=torch.tensor(5.0)
             )
-            total = total + recipe.patch_loss_weight * each[has_mask[index]].mean() * 4
+            total = total + recipe.patch_loss_weight * each[known].mean() * 4
         return total
+
+    def whole(network: nn.Module, index: Tensor, pixels: Tensor, masks: Tensor) -> Tensor:
+        return loss_of(network, labels[index], has_mask[index], pixels, masks, slice(None))
+
+    def part(network: nn.Module, index: Tensor, pixels: Tensor, masks: Tensor) -> Tensor:
+        share = recipe.part_columns
+        columns = slice(0, share) if torch.rand(1, generator=chance) < 0.5 else slice(width - share, width)
+        seen = masks[..., columns.start * shape.patch_size : columns.stop * shape.patch_size]
+        target = (seen.sum(dim=(1, 2, 3)) >= enough).long()
+        return loss_of(network, target, has_mask[index], pixels, seen, columns)
 
     def score(network: nn.Module) -> float:
         found = probabilities(network.network, validation.pixels, autocast=recipe.autocast)  # type: ignore[arg-type]
@@ -104,13 +134,17 @@ def classifier_from_slices(
 
     everything = torch.arange(len(labels))
 
-    def order(generator: torch.Generator) -> Tensor:
-        return _epoch(everything[labels > 0], everything[labels == 0], recipe.classifier_negatives, generator)
+    def order(generator: torch.Generator, rows: Tensor = everything) -> Tensor:
+        return _epoch(rows[labels[rows] > 0], rows[labels[rows] == 0], recipe.classifier_negatives, generator)
 
     def keep(network: nn.Module) -> None:
         save_checkpoint(network.network, folder)  # type: ignore[arg-type]
 
-    _fit(_Task("classifier", "AUC", order, loss, score, keep), model, train, recipe.fit_classifier, recipe, say)
+    masked = everything[has_mask]
+    if len(masked) and recipe.fit_classifier_parts.epochs:
+        parts = _Task("classifier on parts", "AUC", lambda generator: order(generator, masked), part, score, keep)
+        model = _fit(parts, model, train, recipe.fit_classifier_parts, recipe, say)
+    _fit(_Task("classifier", "AUC", order, whole, score, keep), model, train, recipe.fit_classifier, recipe, say)
 
 
 def segmenter_from_slices(
@@ -161,11 +195,17 @@ def probabilities(network: nn.Module, pixels: Tensor, *, autocast: bool = False)
     return np.concatenate(parts)
 
 
-def _fit(task: _Task, model: nn.Module, train: Slices, fit: Fit, recipe: Recipe, say: Callable[[str], None]) -> None:
+def _fit(
+    task: _Task, model: nn.Module, train: Slices, fit: Fit, recipe: Recipe, say: Callable[[str], None]
+) -> nn.Module:
+    """Fit a model and return its averaged weights; the best on validation were kept on the way."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(_groups(model, fit.weight_decay), lr=fit.learning_rate)
+    optimizers = _optimizers(model, fit)
     steps = fit.epochs * math.ceil(len(task.order(torch.Generator().manual_seed(0))) / fit.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, fit.warmup))
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, fit.warmup))
+        for optimizer in optimizers
+    ]
     smooth = get_ema_multi_avg_fn(fit.average_decay)  # type: ignore[no-untyped-call]
     average = AveragedModel(model, multi_avg_fn=smooth, use_buffers=True)
     say(f"{task.name}: {parameter_count(model)} weights, {len(train.pixels)} slices, {steps} steps")
@@ -177,11 +217,13 @@ def _fit(task: _Task, model: nn.Module, train: Slices, fit: Fit, recipe: Recipe,
             pixels, masks = augmented(train.pixels[index].float(), train.masks[index].float(), generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
                 value = task.loss(model, index, pixels, masks)
-            optimizer.zero_grad()
+            model.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), fit.clip_norm)
-            optimizer.step()
-            schedule.step()
+            for optimizer in optimizers:
+                optimizer.step()
+            for schedule in schedules:
+                schedule.step()
             average.update_parameters(model)
             total, seen = total + float(value.detach()) * len(index), seen + len(index)
         figure = task.score(average.module)
@@ -193,6 +235,8 @@ def _fit(task: _Task, model: nn.Module, train: Slices, fit: Fit, recipe: Recipe,
             f"{task.name}: epoch {epoch}/{fit.epochs}, loss {total / seen:.4f}, validation {task.metric} {figure:.4f}, "
             f"{seen * epoch / spent:.0f} slices/s, {spent / epoch * (fit.epochs - epoch) / 60:.1f} min left"
         )
+    averaged: nn.Module = average.module
+    return averaged
 
 
 def _epoch(positive: Tensor, negative: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -209,14 +253,23 @@ def _batches(order: Tensor, size: int) -> Iterator[Tensor]:
             yield batch
 
 
-def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight matrices decay; biases, norms, positions and the class token do not."""
+def _optimizers(model: nn.Module, fit: Fit) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for all else; only matrices and kernels decay.
+
+    Muon (Jordan 2024, with the scaling of Liu et al. 2025, arXiv 2502.16982) needs about half the steps of AdamW.
+    """
     parameters = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    inner = [v for n, v in parameters if v.ndim == 2 and ".layer" in n and "relative_position" not in n]
+    taken = {id(value) for value in inner}
     plain = [v for n, v in parameters if v.ndim < 2 or "position" in n or "cls_token" in n]
-    kept = {id(value) for value in plain}
-    return [
-        {"params": [value for _, value in parameters if id(value) not in kept], "weight_decay": decay},
+    kept = taken | {id(value) for value in plain}
+    groups = [
+        {"params": [value for _, value in parameters if id(value) not in kept], "weight_decay": fit.weight_decay},
         {"params": plain, "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(inner, lr=fit.learning_rate, weight_decay=fit.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=fit.learning_rate),
     ]
 
 

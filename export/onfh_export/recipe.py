@@ -33,17 +33,17 @@ class SegmenterShape:
     depths: tuple[int, ...] = (2, 2, 2)
     heads: tuple[int, ...] = (1, 2, 4)
     patch_size: int = 4
-    window_size: int = 6
+    window_size: int = 9
     hidden_size: int = 48
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How one stage is fitted: AdamW, linear warmup then cosine to zero, exponential moving average of the weights."""
+    """How one stage is fitted: Muon and AdamW, linear warmup then cosine to zero, averaged weights."""
 
     epochs: int
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     average_decay: float = 0.995
@@ -70,6 +70,7 @@ class Recipe:
         mean: of the windowed value, subtracted.
         std: of the windowed value, divided by.
         positive_area_mm2: a slice is positive when its truth mask covers at least this area.
+        part_columns: patches in a row of the parts of slices on which the classifier learns first.
         patch_loss_weight: of the classifier's auxiliary loss per patch; the head is dropped at export.
         classifier_negatives: negative slices shown to the classifier per positive slice and epoch.
         segmenter_negatives: negative slices shown to the segmenter per positive slice and epoch.
@@ -88,10 +89,10 @@ class Recipe:
     external_patients: int = 60
     slice_spacing_mm: float = 3.0
     coverage_margin_mm: float = 12.0
-    coverage_in_plane_mm: float | None = 30.0
+    coverage_in_plane_mm: float | None = 15.0
     single_hip_every: int = 6
-    size: tuple[int, int] = (96, 240)
-    pixel_mm: float = 1.25
+    size: tuple[int, int] = (72, 216)
+    pixel_mm: float = 1.2
     window_center: float = 500.0
     window_width: float = 2000.0
     mean: float = 0.27
@@ -99,8 +100,10 @@ class Recipe:
     positive_area_mm2: float = 40.0
     classifier: ClassifierShape = ClassifierShape()
     segmenter: SegmenterShape = SegmenterShape()
-    fit_classifier: Fit = field(default_factory=lambda: Fit(epochs=24))
-    fit_segmenter: Fit = field(default_factory=lambda: Fit(epochs=28, learning_rate=1.5e-3))
+    part_columns: int = 8
+    fit_classifier_parts: Fit = field(default_factory=lambda: Fit(epochs=24))
+    fit_classifier: Fit = field(default_factory=lambda: Fit(epochs=10, learning_rate=8e-4))
+    fit_segmenter: Fit = field(default_factory=lambda: Fit(epochs=28, batch_size=16))
     patch_loss_weight: float = 1.0
     classifier_negatives: float = 2.0
     segmenter_negatives: float = 0.5
@@ -143,6 +146,8 @@ def smoke_recipe() -> Recipe:
         slice_spacing_mm=6.0,
         classifier=ClassifierShape(hidden_size=24, layers=1, heads=2, mlp_ratio=2),
         segmenter=SegmenterShape(embed_dim=8, depths=(2, 2), heads=(1, 2), window_size=5, hidden_size=8),
+        part_columns=4,
+        fit_classifier_parts=Fit(epochs=1, batch_size=8),
         fit_classifier=Fit(epochs=2, batch_size=8),
         fit_segmenter=Fit(epochs=2, batch_size=8),
         autocast=False,

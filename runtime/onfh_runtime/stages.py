@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 from onfh_runtime.backends import StageBackend, open_stage
 from onfh_runtime.bundle import LoadedBundle, Stage
 from onfh_runtime.errors import BackendError
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["StageRunner", "positive_probability"]
 
@@ -29,6 +33,7 @@ class StageRunner:
         *,
         threads: int = 0,
     ) -> None:
+        self._stage = stage
         self.spec: Stage = bundle.content.classifier if stage == "classifier" else bundle.content.segmenter
         self.backend: StageBackend = open_stage(bundle, stage, backend, threads=threads)
         wanted = (len(self.spec.input.windows), *self.spec.input.size)
@@ -74,7 +79,9 @@ class StageRunner:
         for start in range(0, len(values), batch):
             chunk = np.ascontiguousarray(values[start : start + batch], self._input.dtype)
             logits: NDArray[Any] = np.empty((len(chunk), *self._output.shape), self._output.dtype)
+            start_s = time.perf_counter()
             self.backend.run({self._input.name: chunk}, {self._output.name: logits})
+            _log.info("ran %s on %d rows in %.2f ms", self._stage, len(chunk), (time.perf_counter() - start_s) * 1000)
             result[start : start + len(chunk)] = positive_probability(logits, self.spec)
         if not np.isfinite(result).all():
             raise BackendError(

@@ -1,0 +1,18 @@
+"""What every test may lean on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+TOOLS = ("dciodvfy", "chromium", "chromedriver")
+"""Debian tools that some tests drive; those tests skip with a reason where a tool is absent."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In CI no test may skip for want of a tool."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing and os.environ.get("ONFH_REQUIRE_TOOLS"):
+        raise pytest.UsageError(f"ONFH_REQUIRE_TOOLS is set and these are absent: {', '.join(missing)}")
