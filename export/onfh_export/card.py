@@ -73,18 +73,26 @@ directed 95th percentiles of boundary distances, per slice, on the input's grid.
 ## How it was made
 
 - Coronal slices {recipe["slice_spacing_mm"]:g} mm apart, up to {recipe["coverage_margin_mm"]:g} mm in front of and
-  behind the femoral heads, made by the runtime's own reading and preprocessing.
+  behind the femoral heads, {_in_plane(recipe)}, made by the runtime's own reading and preprocessing.
 - Input {recipe["size"][0]} x {recipe["size"][1]}, {recipe["pixel_mm"]:g} mm a pixel or more, window
   W{recipe["window_width"]:g}/L{recipe["window_center"]:g}, one channel.
-- {recipe["fit_classifier"]["epochs"]} epochs (classifier, with an auxiliary loss per patch) and
-  {recipe["fit_segmenter"]["epochs"]} epochs (segmenter), AdamW, seed {recipe["seed"]}; {metrics["cases"]} cases,
+- Classifier: {recipe["fit_classifier_parts"]["epochs"]} epochs on the left or right part of slices, then
+  {recipe["fit_classifier"]["epochs"]} on whole slices, with an auxiliary loss per patch. Segmenter:
+  {recipe["fit_segmenter"]["epochs"]} epochs. Muon and AdamW, seed {recipe["seed"]}; {metrics["cases"]} cases,
   {metrics["minutes"]:.0f} minutes on {metrics["machine"]}.
+- The figures are those of the two networks on prepared slices, series by series. The runtime adds the rules of sides:
+  it counts a mask per side, near a femoral head, and in positive patients only.
 - Slice threshold {frozen["slice_threshold"]:.4f} (validation sensitivity {recipe["slice_sensitivity"]:.4f} wanted,
   specificity {recipe["slice_specificity_floor"]:g} at least), gate {frozen["gate"]:.4f}, patient rule: mean of the
   {frozen["patient_k"]} most probable slices at {frozen["patient"]:.4f} (Youden), mask {frozen["mask_threshold"]:g},
   minimum volume {frozen["minimum_volume_mm3"]:g} mm3.
 
 {_LIMITS.format(source=source, worth=worth)}"""
+
+
+def _in_plane(recipe: dict[str, Any]) -> str:
+    beyond = recipe["coverage_in_plane_mm"]
+    return "whole" if beyond is None else f"cut to the box {beyond:g} mm beyond the heads"
 
 
 def _rate(level: str, figure: str, metrics: dict[str, Any]) -> str:

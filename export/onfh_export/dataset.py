@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def read_truth(path: Path) -> TruthMask | SliceLabels:
             return SliceLabels(positions, np.array([bool(int(row["label"])) for row in rows]))
         with np.load(path, allow_pickle=False) as arrays:
             mask, affine = arrays["mask"] > 0, arrays["affine"].astype(np.float64)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
         raise UsageError(
             "truth_invalid", f"{path} is no truth file: {error}.", "docs/training.md describes it."
         ) from error

@@ -23,7 +23,7 @@ from onfh_export.recipe import Recipe
 from onfh_runtime import __version__
 from onfh_runtime.anatomy import find_femoral_heads
 from onfh_runtime.dicom import find_series, read_volume
-from onfh_runtime.errors import OnfhError, SeriesError
+from onfh_runtime.errors import SeriesError
 from onfh_runtime.preprocess import coronal_stack, head_box, letterbox, mask_to_input, plan_coronal, stage_input
 from onfh_runtime.volume import CoronalStack
 
@@ -116,15 +116,16 @@ def prepared_case(case: Case, recipe: Recipe) -> PreparedCase:
     volume, _ = read_volume(candidates[0])
     whole = coronal_stack(volume, plan_coronal(volume, recipe.slice_spacing_mm))
     anatomy = find_femoral_heads(whole.hu, whole.affine)
+    truth = read_truth(case.truth)
     heads = anatomy.heads
-    if case.split == "train" and case.index % recipe.single_hip_every == 0:
+    # Labels speak of whole slices, so only a mask can say what part of one shows.
+    if isinstance(truth, TruthMask) and case.split == "train" and case.index % recipe.single_hip_every == 0:
         heads = heads[case.index // recipe.single_hip_every % len(heads) :][:1]
     stack = whole.part(head_box(whole, heads, recipe.coverage))
     spec = recipe.stage_input
     tables = letterbox((stack.hu.shape[1], stack.hu.shape[2]), stack.spacing_mm[1:], spec)
     pixels = stage_input(stack, spec).astype(np.float16)
     masks = np.zeros((len(pixels), *spec.size), np.uint8)
-    truth = read_truth(case.truth)
     if isinstance(truth, TruthMask):
         on_stack = mask_on_stack(truth, stack)
         masks = (mask_to_input(on_stack, tables) >= 0.5).astype(np.uint8)
@@ -192,7 +193,7 @@ def _cached(folder: Path, recipe: Recipe, case: Case) -> Path | str:
         return path
     try:
         ready = prepared_case(case, recipe)
-    except OnfhError as error:
+    except SeriesError as error:
         return str(error)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npz")

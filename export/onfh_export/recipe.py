@@ -17,11 +17,11 @@ __all__ = ["ClassifierShape", "Fit", "Recipe", "SegmenterShape", "smoke_recipe"]
 class ClassifierShape:
     """Size of the Vision Transformer. ``patch_cells``: the patch loss sees each patch as cells x cells."""
 
-    hidden_size: int = 192
+    hidden_size: int = 128
     layers: int = 6
-    heads: int = 3
+    heads: int = 4
     mlp_ratio: int = 4
-    patch_size: int = 12
+    patch_size: int = 8
     patch_cells: int = 4
 
 
@@ -100,8 +100,8 @@ class Recipe:
     positive_area_mm2: float = 40.0
     classifier: ClassifierShape = ClassifierShape()
     segmenter: SegmenterShape = SegmenterShape()
-    part_columns: int = 8
-    fit_classifier_parts: Fit = field(default_factory=lambda: Fit(epochs=24))
+    part_columns: int = 12
+    fit_classifier_parts: Fit = field(default_factory=lambda: Fit(epochs=28))
     fit_classifier: Fit = field(default_factory=lambda: Fit(epochs=10, learning_rate=8e-4))
     fit_segmenter: Fit = field(default_factory=lambda: Fit(epochs=28, batch_size=16))
     patch_loss_weight: float = 1.0
@@ -144,7 +144,7 @@ def smoke_recipe() -> Recipe:
         size=(48, 120),
         pixel_mm=2.5,
         slice_spacing_mm=6.0,
-        classifier=ClassifierShape(hidden_size=24, layers=1, heads=2, mlp_ratio=2),
+        classifier=ClassifierShape(hidden_size=24, layers=1, heads=2, mlp_ratio=2, patch_size=12),
         segmenter=SegmenterShape(embed_dim=8, depths=(2, 2), heads=(1, 2), window_size=5, hidden_size=8),
         part_columns=4,
         fit_classifier_parts=Fit(epochs=1, batch_size=8),

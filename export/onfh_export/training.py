@@ -24,6 +24,7 @@ from onfh_export.recipe import Recipe
 from onfh_export.write_bundle import bundle_from_checkpoints
 from onfh_runtime import __version__
 from onfh_runtime.errors import UsageError
+from onfh_runtime.phantom.cohort import MARKER
 
 __all__ = ["bundle_config", "train"]
 
@@ -36,7 +37,6 @@ def train(
     run: Path,
     recipe: Recipe,
     *,
-    phantoms: bool,
     workers: int,
     threads: int,
     say: Callable[[str], None],
@@ -53,7 +53,6 @@ def train(
         data: see :mod:`onfh_export.dataset`.
         run: output folder; what an earlier run left there is overwritten file by file, its bundle with ``force`` only.
         recipe: every choice.
-        phantoms: whether DATA holds phantoms, which the card and the bundle then say.
         workers: processes that prepare cases.
         threads: threads that train.
         say: takes one line of progress.
@@ -65,6 +64,7 @@ def train(
         OnfhError: export failed.
     """
     start = time.monotonic()
+    phantoms = (data / MARKER).exists()
     torch.set_num_threads(threads)
     run.mkdir(parents=True, exist_ok=True)
     _write_json(run / "recipe.json", recipe.as_dict())
@@ -150,6 +150,13 @@ def _check(data: Path, splits: dict[str, list[PreparedCase]]) -> None:
                 f"The {split} cases of {data} hold no slices of both classes.",
                 "Add cases, or fill in the split column of cases.csv.",
             )
+    masked = {split: any((case.positive & case.has_mask).any() for case in splits[split]) for split in splits}
+    if masked["train"] and not masked["validation"]:
+        raise UsageError(
+            "cases_invalid",
+            f"The train cases of {data} have masks of necrosis, the validation cases have none.",
+            "Give some positive validation cases a mask; thresholds are frozen on them.",
+        )
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -121,10 +121,13 @@ def _export_stage(stage: str, source: Path, spec: StageInput, root: Path) -> str
         raise UsageError("stage_mismatch", f"{source} holds a {name}; the {stage} must be a {expected}.")
     config: Any = network.config
     vision = config if stage == "classifier" else config.backbone_config
-    if vision.num_channels != len(spec.windows) or tuple(vision.image_size) != tuple(spec.size):
+    given = vision.image_size
+    size = (given, given) if isinstance(given, int) else tuple(given)
+    # A ViT has one position per patch; a Swin runs at other sizes than the one it was configured with.
+    if vision.num_channels != len(spec.windows) or (stage == "classifier" and size != tuple(spec.size)):
         raise UsageError(
             "stage_mismatch",
-            f"{source} takes {vision.num_channels} channel(s) of {vision.image_size}, the configuration says "
+            f"{source} takes {vision.num_channels} channel(s) of {size}, the configuration says "
             f"{len(spec.windows)} of {spec.size}.",
         )
     (root / stage).mkdir()

@@ -30,7 +30,7 @@ from onfh_runtime.stages import StageRunner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import CoronalStack, Volume
 
-__all__ = ["Analysis", "Images", "analyse", "bundle_id", "software", "without_answer"]
+__all__ = ["Analysis", "Images", "analyse", "bundle_id", "engine_of", "software", "without_answer"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def analyse(
         on_stack = np.zeros(plan.shape, np.uint8)
         on_stack[chosen] = found.mask
         volume_mask = mask_to_volume(on_stack, plan, volume)
-    result = _result(candidate, bundle, classifier).model_copy(
+    result = _result(candidate, bundle, engine_of(classifier)).model_copy(
         update={
             "status": "succeeded",
             "patient": found.patient,
@@ -123,20 +123,28 @@ def analyse(
             "geometry": Geometry(
                 acquired=volume.acquired, spacing_mm=volume.spacing_mm, coronal_slices=len(probabilities)
             ),
-            "warnings": tuple(Note(code=code, text=text) for code, text in volume.warnings) + found.warnings,
+            "warnings": _notes(candidate.warnings + volume.warnings) + found.warnings,
         }
     )
     return Analysis(candidate, result, Images(volume, sources, stack, found.mask, volume_mask), clock)
 
 
+def engine_of(stage: StageRunner | None) -> Engine:
+    """What computes, as outputs name it; "none" where nothing could be opened."""
+    if stage is None:
+        return Engine(backend="none", precision="none", device="none")
+    return Engine(backend=stage.backend.name, precision=stage.backend.precision, device=stage.backend.device)
+
+
 def without_answer(
-    candidate: Candidate, error: OnfhError, bundle: LoadedBundle, classifier: StageRunner | None, clock: Stopwatch
+    candidate: Candidate, error: OnfhError, bundle: LoadedBundle, engine: Engine, clock: Stopwatch
 ) -> Analysis:
     """The result of a series that was refused (SeriesError) or failed (anything else)."""
-    result = _result(candidate, bundle, classifier).model_copy(
+    result = _result(candidate, bundle, engine).model_copy(
         update={
             "status": "not_analysed" if isinstance(error, SeriesError) else "failed",
             "reason": Note(code=error.code, text=f"{error.text} {error.fix}".strip()),
+            "warnings": _notes(candidate.warnings),
         }
     )
     return Analysis(candidate, result, None, clock)
@@ -186,8 +194,11 @@ def _slices(
     return tuple(rows)
 
 
-def _result(candidate: Candidate, bundle: LoadedBundle, classifier: StageRunner | None) -> Result:
-    backend = classifier.backend if classifier else None
+def _notes(pairs: tuple[tuple[str, str], ...]) -> tuple[Note, ...]:
+    return tuple(Note(code=code, text=text) for code, text in pairs)
+
+
+def _result(candidate: Candidate, bundle: LoadedBundle, engine: Engine) -> Result:
     return Result(
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         status="failed",
@@ -195,10 +206,6 @@ def _result(candidate: Candidate, bundle: LoadedBundle, classifier: StageRunner 
         series_instance_uid=candidate.series_instance_uid,
         part=candidate.part,
         bundle=bundle_id(bundle),
-        engine=Engine(
-            backend=backend.name if backend else "none",
-            precision=backend.precision if backend else "none",
-            device=backend.device if backend else "none",
-        ),
+        engine=engine,
         software=software(),
     )

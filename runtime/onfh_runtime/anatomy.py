@@ -24,12 +24,10 @@ from onfh_runtime.locate import (
 )
 from onfh_runtime.volume import AIR_HU
 
-__all__ = ["METAL_HU", "METAL_MINIMUM_MM3", "Anatomy", "Head", "find_femoral_heads"]
+__all__ = ["METAL_HU", "Anatomy", "Head", "find_femoral_heads"]
 
 METAL_HU = 2500.0
 """Above the densest cortical bone under a sharp kernel, below steel, cobalt-chromium and titanium."""
-METAL_MINIMUM_MM3 = 100.0
-"""Less than the smallest screw; single bright voxels of noise are no implant."""
 METAL_MARGIN_MM = 15.0
 """How far around a head metal counts: its streaks reach the head."""
 COVERAGE_MARGIN_MM = 2.0
@@ -90,11 +88,6 @@ class Head:
     coverage: float
     covered: bool
     metal_mm3: float
-
-    @property
-    def implant(self) -> bool:
-        """Whether there is more metal than noise can make."""
-        return self.metal_mm3 >= METAL_MINIMUM_MM3
 
 
 @dataclass(frozen=True)

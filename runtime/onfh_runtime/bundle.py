@@ -165,8 +165,8 @@ def load_bundle(root: Path) -> LoadedBundle:
     """Read and check a bundle.
 
     Raises:
-        BundleError: ``bundle_not_found``, ``bundle_invalid``, ``bundle_path_escapes``, ``bundle_file_missing`` or
-            ``bundle_hash_mismatch``.
+        BundleError: ``bundle_not_found``, ``bundle_invalid``, ``bundle_path_escapes``, ``bundle_file_missing``,
+            ``bundle_file_unlisted`` or ``bundle_hash_mismatch``.
     """
     path = root / "bundle.json"
     try:
@@ -189,6 +189,15 @@ def load_bundle(root: Path) -> LoadedBundle:
     for name in named:
         if name not in content.files:
             raise BundleError("bundle_invalid", f"{path} uses {name!r} without listing its hash under 'files'.")
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root).as_posix()
+        if file.is_file() and name != "bundle.json" and name not in content.files and not name.startswith("engines/"):
+            # An ONNX file may keep its weights in a file beside it, which no hash would cover.
+            raise BundleError(
+                "bundle_file_unlisted",
+                f"The bundle in {root} holds {name}, which bundle.json does not list.",
+                "Remove it, or export the bundle again.",
+            )
     for name, expected in content.files.items():
         file = root / name
         if not file.is_file():

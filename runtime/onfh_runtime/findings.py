@@ -16,7 +16,7 @@ from onfh_runtime.bundle import Bundle, Gate, PatientRule
 from onfh_runtime.result import Note, Patient, Side, Sides
 from onfh_runtime.volume import CoronalStack
 
-__all__ = ["LEFT", "RIGHT", "UNSIDED", "Findings", "findings", "gated_slices", "patient_probability"]
+__all__ = ["IMPLANT_MM3", "LEFT", "RIGHT", "UNSIDED", "Findings", "findings", "gated_slices", "patient_probability"]
 
 RIGHT, LEFT, UNSIDED = 1, 2, 3
 """Values of a labelled mask; 0 is no necrosis."""
@@ -80,6 +80,7 @@ def findings(
         )
         mask = np.zeros_like(mask)
     labelled, outside_mm3 = _labelled(mask, stack, anatomy)
+    notes += _without_specks(labelled, voxel_mm3, bundle.minimum_volume_mm3)
     if outside_mm3 > 0:
         notes.append(
             Note(
@@ -93,7 +94,7 @@ def findings(
         if volume > 0:
             text += f" The necrosis outlined in it has {volume:.0f} mm3."
         notes.append(Note(code="side_ambiguous", text=text))
-    sides = side_states(labelled, stack, anatomy, positive=positive, minimum_mm3=bundle.minimum_volume_mm3)
+    sides = side_states(labelled, stack, anatomy, positive=positive)
     return Findings(
         Patient(
             state=_patient_state(positive, anatomy),
@@ -106,18 +107,16 @@ def findings(
     )
 
 
-def side_states(
-    labelled: NDArray[np.uint8], stack: CoronalStack, anatomy: Anatomy, *, positive: bool, minimum_mm3: float
-) -> Sides:
+def side_states(labelled: NDArray[np.uint8], stack: CoronalStack, anatomy: Anatomy, *, positive: bool) -> Sides:
     """The state of each side.
 
-    Positive when its mask reaches the minimum volume. Negative when this head is fully covered and either the
-    patient's probability is below the threshold or the mask lies only on the other side. Undetermined when the patient
-    is positive and no side's mask reaches the minimum. Not analysed when the head is absent from the images or cut by
-    their edge.
+    Positive when it has a mask (one below the minimum volume was taken away before). Negative when this head is fully
+    covered and either the patient's probability is below the threshold or the mask lies only on the other side.
+    Undetermined when the patient is positive and no side has a mask. Not analysed when the head is absent from the
+    images or cut by their edge.
     """
     measured = {label: _measure(labelled == label, stack) for label in (RIGHT, LEFT)}
-    reached = {label: volume >= minimum_mm3 and volume > 0 for label, (volume, _, _) in measured.items()}
+    reached = {label: volume > 0 for label, (volume, _, _) in measured.items()}
     sides = {}
     for label, head in ((RIGHT, anatomy.right), (LEFT, anatomy.left)):
         volume, slices, centroid = measured[label]
@@ -145,7 +144,7 @@ def _side_state(
         )
     if positive and not other_reached:
         return "undetermined", Note(
-            code="no_mask", text="Stage 1 is positive for the patient, but stage 2 outlined no necrosis on either side."
+            code="no_mask", text="Stage 1 is positive for the patient, but stage 2 outlined no necrosis that counts."
         )
     return "negative", None
 
@@ -191,6 +190,18 @@ def _labelled(mask: NDArray[np.bool_], stack: CoronalStack, anatomy: Anatomy) ->
     inside = beyond.min(axis=0) <= HEAD_TOLERANCE_MM
     labelled[tuple(index[inside].T)] = labels[inside]
     return labelled, float((~inside).sum()) * float(np.prod(stack.spacing_mm))
+
+
+def _without_specks(labelled: NDArray[np.uint8], voxel_mm3: float, minimum_mm3: float) -> list[Note]:
+    """Take away, in place, what one side has below the minimum volume, and say so: it is neither shown nor counted."""
+    notes = []
+    for label, name in ((RIGHT, "on the right"), (LEFT, "on the left"), (UNSIDED, "in the hip in view")):
+        volume = float((labelled == label).sum()) * voxel_mm3
+        if 0 < volume < minimum_mm3:
+            labelled[labelled == label] = 0
+            text = f"{volume:.0f} mm3 outlined {name} do not count: the minimum is {minimum_mm3:g} mm3."
+            notes.append(Note(code="mask_below_minimum", text=text))
+    return notes
 
 
 def _measure(mask: NDArray[np.bool_], stack: CoronalStack) -> tuple[float, int, tuple[float, float, float] | None]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onfh_runtime.analysis import software
+from onfh_runtime.analysis import Analysis, software, without_answer
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, Skipped, find_series
 from onfh_runtime.dicom.choice import by_preference
+from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable
 from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_series, write_study
-from onfh_runtime.pipeline import Pipeline
+from onfh_runtime.pipeline import Pipeline, as_onfh_error
 from onfh_runtime.result import Note, Result, SeriesEntry, Study
 
 __all__ = ["Report", "infer"]
@@ -55,23 +56,29 @@ def infer(
         threads: threads for one operator, 0 for every core.
         on_unreadable: told of each file that looks like DICOM and cannot be read: path, code, sentence.
         on_start: told how many series will be analysed.
-        on_result: told of each series' result and folder as soon as they are written.
+        on_result: told of each series' result and folder once they are written.
 
     Raises:
         OutputError: ``out`` cannot be written.
         UsageError: there is no such backend.
     """
     ensure_writable(out)
-    candidates, skipped = find_series(inputs, report=on_unreadable)
-    studies = _by_study(candidates, skipped)
+    unreadable: list[Path] = []
+
+    def on_problem(path: Path, code: str, text: str) -> None:
+        if code != "not_dicom":
+            unreadable.append(path.parent)
+        if on_unreadable is not None:
+            on_unreadable(path, code, text)
+
+    candidates, skipped = find_series(inputs, report=on_problem)
+    studies = _by_study([_warned(candidate, unreadable) for candidate in candidates], skipped)
     if on_start is not None:
         on_start(len(candidates))
     report = Report()
+    writer = _Writer(out, bundle)
     with Pipeline(bundle, backend=backend, threads=threads) as pipeline:
-        outcomes = pipeline.run(
-            (candidate for found, _ in studies.values() for candidate in found),
-            lambda analysis: write_series(out, analysis, bundle),
-        )
+        outcomes = pipeline.run((candidate for found, _ in studies.values() for candidate in found), writer.write)
         for uid, (found, others) in studies.items():
             entries = []
             for candidate in found:
@@ -86,6 +93,40 @@ def infer(
             write_study(out, study)
             report.studies.append(study)
     return report
+
+
+class _Writer:
+    """The write lane. The first series of a study that is written as succeeded is the study's preferred one."""
+
+    def __init__(self, out: Path, bundle: LoadedBundle) -> None:
+        self._out, self._bundle = out, bundle
+        self._preferred: set[str] = set()
+
+    def write(self, analysis: Analysis) -> Analysis:
+        """Write a series; one that cannot be put into words is written as failed. OutputError passes."""
+        result = analysis.result
+        preferred = result.status == "succeeded" and result.study_instance_uid not in self._preferred
+        try:
+            written = write_series(self._out, analysis.replace(preferred=preferred), self._bundle)
+        except OutputError:
+            raise
+        except Exception as error:
+            failure = as_onfh_error(error)
+            failed = without_answer(analysis.candidate, failure, self._bundle, result.engine, analysis.clock)
+            return write_series(self._out, failed, self._bundle)
+        if preferred:
+            self._preferred.add(result.study_instance_uid)
+        return written
+
+
+def _warned(candidate: Candidate, unreadable: list[Path]) -> Candidate:
+    """The candidate with a warning when files beside its own could not be read: they may have been part of it."""
+    folders = {image.path.parent for image in candidate.images}
+    count = sum(folder in folders for folder in unreadable)
+    if not count:
+        return candidate
+    text = f"{count} file(s) beside those of this series could not be read; if they belong to it, it is incomplete."
+    return replace(candidate, warnings=(*candidate.warnings, ("unreadable_files", text)))
 
 
 def _by_study(candidates: list[Candidate], skipped: list[Skipped]) -> dict[str, tuple[list[Candidate], list[Skipped]]]:

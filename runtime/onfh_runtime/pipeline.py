@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from onfh_runtime.analysis import Analysis, analyse, without_answer
+from onfh_runtime.analysis import Analysis, analyse, engine_of, without_answer
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage, read_volume
 from onfh_runtime.errors import BackendError, OnfhError
@@ -57,10 +57,12 @@ class Pipeline:
     def run(self, candidates: Iterable[Candidate], write: Callable[[Analysis], Analysis]) -> Iterator[Analysis]:
         """Analyse candidates in the order given and yield what ``write`` returned for each, in the same order.
 
-        The first series of a study that succeeds is the study's preferred one: give the candidates of a study in the
-        order of preference. ``write`` is called in the write lane; what it raises ends the run.
+        ``write`` is called in the write lane, one analysis after the other; what it raises ends the run.
+
+        Raises:
+            UsageError: there is no such backend.
+            BundleError: the bundle lacks what the backend needs.
         """
-        preferred: set[str] = set()
         waiting = iter(candidates)
         with ThreadPoolExecutor(1, "onfh-read") as reader, ThreadPoolExecutor(1, "onfh-write") as writer:
             ahead = _read_next(reader, waiting)
@@ -71,10 +73,6 @@ class Pipeline:
                 ahead = _read_next(reader, waiting)
                 analysis = self._compute(read, stages)
                 del read
-                study = analysis.result.study_instance_uid
-                if analysis.result.status == "succeeded" and study not in preferred:
-                    preferred.add(study)
-                    analysis = analysis.replace(preferred=True)
                 if behind is not None:
                     yield behind.result()
                 behind = writer.submit(write, analysis)
@@ -90,7 +88,7 @@ class Pipeline:
         self._stages = None
 
     def _open(self) -> _Stages | OnfhError:
-        """Both stages, or the error that keeps them from opening; tried once."""
+        """Both stages, or the error that keeps them from opening; tried once. UsageError and BundleError pass."""
         if self._stages is None:
             with ExitStack() as opened:
                 try:
@@ -100,7 +98,7 @@ class Pipeline:
                         opened.callback(runners[-1].close)
                     opened.pop_all()
                     self._stages = (runners[0], runners[1])
-                except OnfhError as error:
+                except BackendError as error:
                     self._stages = error
         return self._stages
 
@@ -108,7 +106,7 @@ class Pipeline:
         classifier = stages[0] if isinstance(stages, tuple) else None
         failure = read.outcome if isinstance(read.outcome, OnfhError) else stages
         if isinstance(failure, OnfhError):
-            return without_answer(read.candidate, failure, self._bundle, classifier, read.clock)
+            return without_answer(read.candidate, failure, self._bundle, engine_of(classifier), read.clock)
         assert not isinstance(read.outcome, OnfhError)
         volume, sources = read.outcome
         try:
@@ -122,7 +120,7 @@ class Pipeline:
                 clock=read.clock,
             )
         except Exception as error:
-            return without_answer(read.candidate, as_onfh_error(error), self._bundle, classifier, read.clock)
+            return without_answer(read.candidate, as_onfh_error(error), self._bundle, engine_of(classifier), read.clock)
 
 
 def as_onfh_error(error: Exception) -> OnfhError:

@@ -53,13 +53,15 @@ class StageRunner:
                 "Export the bundle again.",
             )
         self._input, self._output = inputs[self.spec.input_name], outputs[self.spec.output_name]
-        rank, channels = (1, self._output.shape[0]) if stage == "classifier" else (3, self._output.shape[0])
-        if len(self._output.shape) != rank or channels <= self.spec.positive_class:
+        channels = self._output.shape[0]
+        rank = 1 if stage == "classifier" else 3
+        least = max(self.spec.positive_class + 1, 2 if self.spec.activation == "softmax" else 1)
+        if len(self._output.shape) != rank or channels < least:
             raise BackendError(
                 "stage_mismatch",
-                f"The {stage}'s model gives outputs of shape {self._output.shape}, too small for class "
-                f"{self.spec.positive_class}.",
-                "Check positive_class in bundle.json.",
+                f"The {stage}'s model gives outputs of shape {self._output.shape}, which do not fit class "
+                f"{self.spec.positive_class} and {self.spec.activation}.",
+                "Check positive_class and activation in bundle.json.",
             )
 
     def probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,7 +74,8 @@ class StageRunner:
             (slices,) float32 from the classifier, (slices, output height, output width) float32 from the segmenter.
 
         Raises:
-            BackendError: ``not_finite`` when the stage answers NaN or infinity, or what the backend raises.
+            BackendError: ``not_a_probability`` when the stage answers NaN or a value outside 0 to 1; what the backend
+                raises.
         """
         batch = self.spec.max_batch
         result = np.empty((len(values), *self._output.shape[1:]), np.float32)
@@ -83,10 +86,11 @@ class StageRunner:
             self.backend.run({self._input.name: chunk}, {self._output.name: logits})
             _log.info("ran %s on %d rows in %.2f ms", self._stage, len(chunk), (time.perf_counter() - start_s) * 1000)
             result[start : start + len(chunk)] = positive_probability(logits, self.spec)
-        if not np.isfinite(result).all():
+        # Written so that NaN fails too.
+        if not ((result >= 0) & (result <= 1)).all():
             raise BackendError(
-                "not_finite",
-                "A stage answered NaN or infinity.",
+                "not_a_probability",
+                f"The {self._stage} answered NaN or a value outside 0 to 1.",
                 "Check the model's precision: FP16 may overflow; export with `--precision fp32` to compare.",
             )
         return result

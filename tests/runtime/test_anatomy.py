@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 
-from onfh_runtime.anatomy import METAL_MINIMUM_MM3, Anatomy, find_femoral_heads
+from onfh_runtime.anatomy import Anatomy, find_femoral_heads
 from onfh_runtime.errors import SeriesError
+from onfh_runtime.findings import IMPLANT_MM3
 from onfh_runtime.phantom.anatomy import Phantom, render
 from onfh_runtime.phantom.spec import SCANNERS, SIDES, random_spec
 from onfh_runtime.phantom.stack import coronal_grid
@@ -58,7 +59,7 @@ def test_both_heads_are_found_whole_and_sided(scanner, seed):
         assert error_mm(head, p.heads[side]) < CENTRE_MM
         assert abs(head.radius_mm - p.heads[side].radius) < 6
         assert head.covered
-        assert not head.implant
+        assert head.metal_mm3 < IMPLANT_MM3
     assert found.midline_x_mm == pytest.approx(p.spec.midline_mm, abs=5)
     assert found.right.centre_mm[0] < found.left.centre_mm[0]
     assert found.heads == (found.right, found.left)
@@ -83,9 +84,8 @@ def test_metal_is_measured_in_its_own_head(side):
     found = find_femoral_heads(p.hu, p.affine)
     other = "left" if side == "right" else "right"
     assert error_mm(getattr(found, side), p.heads[side]) < CENTRE_MM
-    assert getattr(found, side).implant
-    assert getattr(found, side).metal_mm3 > METAL_MINIMUM_MM3
-    assert not getattr(found, other).implant
+    assert getattr(found, side).metal_mm3 > IMPLANT_MM3
+    assert getattr(found, other).metal_mm3 < IMPLANT_MM3
 
 
 def test_strong_noise_and_thick_voxels():

@@ -70,6 +70,11 @@ def test_changed_bytes(bundle_folder):
     assert code_of(bundle_folder) == "bundle_hash_mismatch"
 
 
+def test_a_file_that_no_hash_covers(bundle_folder):
+    (bundle_folder / "segmenter" / "weights.bin").write_bytes(b"weights")
+    assert code_of(bundle_folder) == "bundle_file_unlisted"
+
+
 def test_missing_file(bundle_folder):
     (bundle_folder / "segmenter" / "model.onnx").unlink()
     assert code_of(bundle_folder) == "bundle_file_missing"

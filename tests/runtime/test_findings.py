@@ -89,7 +89,18 @@ def test_a_mask_below_the_minimum_volume_does_not_count(rules):
     mask[10, 30, 15] = True
     found = find(mask, bundle=rules)
     assert found.sides.right.state == "undetermined"
-    assert found.sides.right.volume_mm3 == pytest.approx(12)
+    assert found.sides.right.volume_mm3 == 0
+    assert not found.mask.any()
+    assert "mask_below_minimum" in codes(found)
+
+
+def test_a_speck_beside_a_lesion_is_neither_shown_nor_counted(rules):
+    mask = blob(RIGHT_X)
+    mask[10, 30, 85] = True
+    found = find(mask, bundle=rules)
+    left = found.sides.left
+    assert (left.state, left.volume_mm3, left.slices, left.centroid_mm) == ("negative", 0, 0, None)
+    assert set(np.unique(found.mask)) == {0, RIGHT}
 
 
 def test_a_negative_patient_has_two_negative_sides_and_no_mask(rules):

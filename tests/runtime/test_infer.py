@@ -209,7 +209,8 @@ def test_a_truncated_file(study, bundle_folder, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-5000])
     bad = refused(study, bundle_folder, tmp_path, capsys)
     assert bad.reason.code == "truncated"
-    assert path.name in bad.reason.text
+    assert pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID in bad.reason.text
+    assert path.name not in bad.reason.text
 
 
 def test_a_series_with_a_hole(study, bundle_folder, tmp_path, capsys):
@@ -276,6 +277,57 @@ def test_a_second_run_leaves_no_stale_mask(coronal, bundle_folder, tmp_path, cap
     run(capsys, coronal, "--bundle", bundle_folder, "--out", out)
     assert not list(out.rglob("seg.dcm"))
     assert results_below(out)[0].patient.state == "negative"
+
+
+def test_a_header_that_cannot_be_put_into_words_fails_alone(study, bundle_folder, tmp_path, capsys, monkeypatch):
+    from onfh_runtime.outputs import seg
+
+    def fall_over(*args, **kwargs):
+        raise ValueError("PHANTOM^0007 is odd")
+
+    monkeypatch.setattr(seg, "seg_from_mask", fall_over)
+    out = tmp_path / "out"
+    code, said = run(capsys, study, "--bundle", positive_bundle(bundle_folder), "--out", out)
+    assert code == 1
+    results = results_below(out)
+    assert [(r.status, r.reason.code, r.patient, r.preferred) for r in results] == [
+        ("failed", "internal_error", None, False)
+    ] * 2
+    assert "PHANTOM" not in said.out + said.err
+    assert len(list(out.rglob("study.json"))) == 1
+
+
+def test_a_wrong_time_zone_does_not_stop_the_outputs(study, bundle_folder, tmp_path, capsys):
+    for name in names(study / "coronal"):
+        change(study / "coronal", name, lambda ds: setattr(ds, "TimezoneOffsetFromUTC", "+9900"))
+    code, _ = run(capsys, study / "coronal", "--bundle", bundle_folder, "--out", tmp_path / "out")
+    assert code == 0
+
+
+def test_a_damaged_neighbour_is_a_warning_in_the_result(coronal, bundle_folder, tmp_path, capsys):
+    path = coronal / names(coronal)[0]
+    path.write_bytes(path.read_bytes()[:700])
+    code, _ = run(capsys, coronal, "--bundle", bundle_folder, "--out", tmp_path / "out")
+    (result,) = results_below(tmp_path / "out")
+    assert code == 0
+    assert "unreadable_files" in {warning.code for warning in result.warnings}
+
+
+def test_two_runs_into_one_folder_keep_one_preferred_series(study, bundle_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    for plane in ("coronal", "axial"):
+        run(capsys, study / plane, "--bundle", bundle_folder, "--out", out)
+    (listed,) = [Study.model_validate_json(path.read_text()) for path in out.glob("*/study.json")]
+    assert [entry.preferred for entry in listed.series] == [True, False]
+    assert sorted(result.preferred for result in results_below(out)) == [False, True]
+
+
+def test_an_unknown_backend_is_wrong_usage(coronal, bundle_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    code, said = run(capsys, coronal, "--bundle", bundle_folder, "--out", out, "--backend", "abacus")
+    assert code == 2
+    assert "[unknown_backend]" in said.err
+    assert not list(out.rglob("*.json"))
 
 
 def test_no_half_written_file_is_left(study, bundle_folder, tmp_path, capsys):

@@ -70,6 +70,7 @@ def test_no_slices_give_no_probabilities(tiny_bundle):
         {"input_name": "image"},
         {"output_name": "scores"},
         {"positive_class": 2},
+        {"activation": "sigmoid", "positive_class": 2},
         {"input": {"size": (16, 48), "windows": [{"center": 0, "width": 1}], "mean": [0], "std": [1]}},
     ],
 )
@@ -80,7 +81,7 @@ def test_a_model_that_is_not_the_one_described(bundle_folder, changes):
 
 def test_nan_is_refused(tiny_bundle):
     values = np.full((1, 1, 32, 48), np.nan, np.float32)
-    with pytest.raises(BackendError, match="not_finite"):
+    with pytest.raises(BackendError, match="not_a_probability"):
         StageRunner(tiny_bundle, "segmenter").probabilities(values)
 
 

@@ -58,14 +58,13 @@ def run(args: argparse.Namespace) -> int:
             "bundle_exists", f"{args.out / 'bundle'} is already there.", "Choose another RUN, or add --force."
         )
     require_export_extra()
-    phantoms = args.phantoms is not None or args.smoke
-    if phantoms:
+    if args.phantoms is not None or args.smoke:
         _write_phantoms(args, recipe)
     from onfh_export.training import train
 
     train(
-        args.data, args.out, recipe, phantoms=phantoms, workers=args.workers, threads=args.threads, say=_say,
-        name=args.name, force=args.force,
+        args.data, args.out, recipe, workers=args.workers, threads=args.threads, say=_say, name=args.name,
+        force=args.force,
     )  # fmt: skip
     return 0
 

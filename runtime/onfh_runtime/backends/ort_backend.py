@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.backends.protocol import TensorSpec, check_tensors
+from onfh_runtime.device import cpu_name
 from onfh_runtime.errors import BackendError
 
-__all__ = ["OrtBackend", "cpu_name"]
+__all__ = ["OrtBackend"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 
@@ -73,17 +73,6 @@ class OrtBackend:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it, for the record in results."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _spec(path: Path, node: Any) -> TensorSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
@@ -56,7 +57,13 @@ def _run(entry: EntryPoint, arguments: list[str]) -> int:
             level=logging.INFO if options.verbose else logging.CRITICAL,
             format="%(levelname)s %(name)s: %(message)s",
         )
-        return int(command.run(options))
+        with warnings.catch_warnings():
+            if not options.verbose:
+                # pydicom and highdicom comment on values of the source, and quote them.
+                warnings.simplefilter("ignore")
+                for name in ("pydicom", "highdicom"):
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
+            return int(command.run(options))
     except OnfhError as error:
         print(f"onfh {entry.name}: {error}", file=sys.stderr)
         return error.exit_code

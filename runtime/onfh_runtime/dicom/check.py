@@ -145,7 +145,7 @@ def _check_storage(images: Sequence[SourceImage], formats: Sequence[PixelFormat]
             )
     for image, form in zip(images, formats, strict=True):
         if missing := form.missing():
-            raise SeriesError("missing_attribute", f"{image.path.name} has no usable {missing[0]}.", _FIX_ORIGINAL)
+            raise SeriesError("missing_attribute", f"{image.label} has no usable {missing[0]}.", _FIX_ORIGINAL)
     _refuse(images, formats, lambda f: f.samples != 1, "unsupported_pixels", "more than one sample per pixel")
     _refuse(images, formats, lambda f: f.bits_allocated != 16, "unsupported_pixels", "pixels that are not 16 bits wide")
     _refuse(
@@ -181,7 +181,7 @@ def _check_size(images: Sequence[SourceImage], formats: Sequence[PixelFormat]) -
         if (form.rows, form.columns) != (rows, columns):
             raise SeriesError(
                 "mixed_size",
-                f"{image.path.name} has {form.rows} x {form.columns} pixels, {images[0].path.name} {rows} x {columns}.",
+                f"{image.label} has {form.rows} x {form.columns} pixels, {images[0].label} {rows} x {columns}.",
                 _FIX_ORIGINAL,
             )
 
@@ -192,19 +192,19 @@ def _check_hounsfield(images: Sequence[SourceImage], formats: Sequence[PixelForm
         kind = codes(image.header, _RESCALE_TYPE)
         if kind and kind[0].upper() != "HU":
             raise SeriesError(
-                "not_hounsfield", f"The pixels of {image.path.name} are in {kind[0]!r}, not in Hounsfield units.", fix
+                "not_hounsfield", f"The pixels of {image.label} are in {kind[0]!r}, not in Hounsfield units.", fix
             )
         for value in codes(image.header, _IMAGE_TYPE):
             if _NOT_HU_TERMS & {value.upper(), *re.split(r"[^A-Z0-9]+", value.upper())}:
                 raise SeriesError(
                     "not_hounsfield",
-                    f"{image.path.name} is a derived map or projection (Image Type {value!r}), not plain CT.",
+                    f"{image.label} is a derived map or projection (Image Type {value!r}), not plain CT.",
                     fix,
                 )
         if not form.slope or _MODALITY_LUT in image.header:
             raise SeriesError(
                 "not_hounsfield",
-                f"{image.path.name} has a Rescale Slope of zero or a Modality LUT, so its values are not linear in HU.",
+                f"{image.label} has a Rescale Slope of zero or a Modality LUT, so its values are not linear in HU.",
                 fix,
             )
 
@@ -217,7 +217,7 @@ def _check_planes(images: Sequence[SourceImage]) -> tuple[tuple[str, str], ...]:
     if off.max() > geometry.UNIT_TOLERANCE:
         raise SeriesError(
             "mixed_orientation",
-            f"{images[int(off.argmax())].path.name} and {images[0].path.name} have different orientations.",
+            f"{images[int(off.argmax())].label} and {images[0].label} have different orientations.",
             _FIX_ORIGINAL,
         )
     spacing = geometry.spacings_of(images)
@@ -226,8 +226,8 @@ def _check_planes(images: Sequence[SourceImage]) -> tuple[tuple[str, str], ...]:
         worst = int(off.argmax())
         raise SeriesError(
             "mixed_spacing",
-            f"{images[worst].path.name} has pixels of {_size(spacing[worst])} mm, "
-            f"{images[0].path.name} of {_size(spacing[0])} mm.",
+            f"{images[worst].label} has pixels of {_size(spacing[worst])} mm, "
+            f"{images[0].label} of {_size(spacing[0])} mm.",
             _FIX_ORIGINAL,
         )
     plane, angle = geometry.orientation_of(iop[0]), geometry.obliquity_deg(iop[0])
@@ -249,7 +249,7 @@ def _check_stack(images: Sequence[SourceImage]) -> None:
         first = int(gaps.argmin())
         raise SeriesError(
             "duplicate_position",
-            f"{images[first].path.name} and {images[first + 1].path.name} are both at {along[first]:.1f} mm.",
+            f"{images[first].label} and {images[first + 1].label} are both at {along[first]:.1f} mm.",
             "Send one reconstruction per series.",
         )
     angle, across = geometry.tilt_deg(images)
@@ -270,7 +270,7 @@ def _check_stack(images: Sequence[SourceImage]) -> None:
         worst = int(sideways.argmax())
         raise SeriesError(
             "shifted_slice",
-            f"{images[worst].path.name} at {along[worst]:.1f} mm is shifted sideways by {sideways[worst]:.1f} mm.",
+            f"{images[worst].label} at {along[worst]:.1f} mm is shifted sideways by {sideways[worst]:.1f} mm.",
             _FIX_ORIGINAL,
         )
 
@@ -340,7 +340,7 @@ def _refuse(
 
 
 def _some(found: Sequence[SourceImage], images: Sequence[SourceImage]) -> str:
-    return f"{len(found)} of {len(images)} images (the first is {found[0].path.name})"
+    return f"{len(found)} of {len(images)} images (the first is {found[0].label})"
 
 
 def _size(spacing: NDArray[np.float64]) -> str:

@@ -35,6 +35,8 @@ def _coronal_pixel_mm(candidate: Candidate) -> float:
         if np.abs(normal).argmax() == 1:
             return in_plane
         positions = sorted(float(normal @ np.asarray(i.header.ImagePositionPatient, float)) for i in candidate.images)
-        return max(in_plane, float(np.median(np.diff(positions))))
+        distance = float(np.median(np.diff(positions))) if len(positions) > 1 else UNKNOWN_MM
+        pixel = max(in_plane, distance)
+        return pixel if np.isfinite(pixel) else UNKNOWN_MM
     except (AttributeError, ValueError, TypeError, IndexError):
         return UNKNOWN_MM

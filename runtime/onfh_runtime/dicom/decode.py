@@ -69,7 +69,7 @@ def read_volume(candidate: Candidate) -> tuple[Volume, tuple[SourceImage, ...]]:
 
 def _read_frame(image: SourceImage, form: PixelFormat, frame: NDArray[Any]) -> None:
     """Fill ``frame`` (rows, columns) with the 16-bit values of the file, byte order corrected."""
-    name = image.path.name
+    name = image.label
     if image.pixel_offset is None:
         raise SeriesError("missing_attribute", f"{name} was not read from a file, so its pixels cannot be found.")
     big_endian = form.syntax == ExplicitVRBigEndian

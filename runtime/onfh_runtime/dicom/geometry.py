@@ -68,7 +68,7 @@ def orientations_of(images: Sequence[SourceImage]) -> NDArray[np.float64]:
     if bad.any():
         raise SeriesError(
             "unsupported_orientation",
-            f"The Image Orientation of {images[int(bad.argmax())].path.name} is not two perpendicular unit vectors.",
+            f"The Image Orientation of {images[int(bad.argmax())].label} is not two perpendicular unit vectors.",
             _FIX_POSITION,
         )
     return iop
@@ -82,7 +82,7 @@ def spacings_of(images: Sequence[SourceImage]) -> NDArray[np.float64]:
     """
     spacing = _table(images, _PIXEL_SPACING, 2, "missing_attribute", "Pixel Spacing")
     if spacing.min() <= 0:
-        name = images[int(spacing.min(axis=1).argmin())].path.name
+        name = images[int(spacing.min(axis=1).argmin())].label
         raise SeriesError("missing_attribute", f"The Pixel Spacing of {name} is not positive.", _FIX_POSITION)
     return spacing
 
@@ -165,7 +165,7 @@ def _table(images: Sequence[SourceImage], tag: int, count: int, code: str, name:
     if missing:
         raise SeriesError(
             code,
-            f"{len(missing)} of {len(images)} images have no usable {name}, the first is {missing[0].path.name}.",
+            f"{len(missing)} of {len(images)} images have no usable {name}, the first is {missing[0].label}.",
             _FIX_POSITION,
         )
     return np.array(rows, np.float64).reshape(-1, count)

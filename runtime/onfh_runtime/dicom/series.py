@@ -7,7 +7,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from onfh_runtime.dicom.header import codes
+
 __all__ = ["Candidate", "Skipped", "SourceImage"]
+
+_SOP_INSTANCE = 0x00080018
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,26 @@ class SourceImage:
         """SOP Instance UID of the object."""
         return str(self.header.SOPInstanceUID)
 
+    @property
+    def label(self) -> str:
+        """How texts name it: by its UID, for file names may hold a patient's name and texts leave the machine."""
+        values = codes(self.header, _SOP_INSTANCE)
+        return f"Image {values[0] if values else 'without a UID'}"
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A CT series (or one part of a split one) that should be analysed; images are in no order yet."""
+    """A CT series (or one part of a split one) that should be analysed; images are in no order yet.
+
+    ``warnings`` are (code, text) pairs found while searching.
+    """
 
     study_instance_uid: str
     series_instance_uid: str
     part: int | None
     description: str
     images: tuple[SourceImage, ...]
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,12 @@ from onfh_runtime.bundle import Bundle
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs import codes
 from onfh_runtime.outputs.source import (
-    SourceFrame,
     adopt,
     blank,
     equipment,
     fit,
     reference_to,
     series_number,
-    source_frames,
 )
 from onfh_runtime.outputs.uids import output_uids, result_uid
 from onfh_runtime.result import Result
@@ -67,7 +65,7 @@ def seg_from_mask(
     Args:
         mask: (slices, rows, columns) uint8 on the grid of ``volume``: 0 none, 1 right, 2 left, 3 side undetermined.
         volume: the stored series.
-        images: the images the volume was made of; frames are matched by position, multi-frame objects included.
+        images: the images the volume was made of, in slice order.
         result: what is said of the series.
         bundle: what computed it.
 
@@ -76,7 +74,7 @@ def seg_from_mask(
 
     Raises:
         ValueError: the mask is empty (an empty SEG makes viewers hang: none may be written), holds another label, has
-            another shape than the volume, or the images are not those of the volume.
+            another shape than the volume, or there is not one image for each slice.
     """
     import highdicom
 
@@ -86,8 +84,11 @@ def seg_from_mask(
     if not len(filled):
         raise ValueError("The mask is empty: there is nothing to write.")
     labels, shown = _renumbered(mask[filled])
-    every_frame = source_frames(images, volume)
-    frames = [every_frame[index] for index in filled]
+    if len(images) != len(volume.voxels):
+        raise ValueError(f"There are {len(images)} images for {len(volume.voxels)} slices.")
+    if _farthest_mm(images, volume) > 0.99 * volume.spacing_mm[0]:
+        raise ValueError("The images are not in the volume's slice order.")
+    sources = [images[int(index)] for index in filled]
     series_uid, instance_uid = output_uids("seg", result, images, mask)
     header = images[0].header
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -106,7 +107,7 @@ def seg_from_mask(
     )
     description = "ONFH necrosis, research use only"
     seg: Dataset = highdicom.seg.Segmentation(
-        source_images=_placed(frames, volume, header, result),
+        source_images=_placed(sources, volume, result),
         pixel_array=shown,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -122,10 +123,17 @@ def seg_from_mask(
         omit_empty_frames=True,
         **equipment(result),
     )
-    _refer(seg, frames)
+    _refer(seg, sources)
     _name_dimensions(seg, instance_uid)
     adopt(seg, header, result, [bundle.name, bundle.version, result.software.name, result.software.version])
     return seg
+
+
+def _farthest_mm(images: Sequence[SourceImage], volume: Volume) -> float:
+    """The largest distance between an image's own position and its slice's in the volume, mm."""
+    slices = volume.affine[:3, 3] + np.outer(np.arange(len(images)), volume.affine[:3, 0])
+    own = np.array([[float(value) for value in image.header.ImagePositionPatient] for image in images])
+    return float(np.linalg.norm(slices - own, axis=1).max())
 
 
 def _renumbered(mask: NDArray[np.uint8]) -> tuple[list[int], NDArray[np.uint8]]:
@@ -161,12 +169,13 @@ def _segment(number: int, side: str, algorithm: Any, result: Result) -> Any:
     return segment
 
 
-def _placed(frames: list[SourceFrame], volume: Volume, header: Dataset, result: Result) -> list[Dataset]:
-    """A single-frame stand-in for each source frame, in its place in space and under a UID of its own for now.
+def _placed(sources: Sequence[SourceImage], volume: Volume, result: Result) -> list[Dataset]:
+    """A stand-in for each source image, where the volume has it and under a UID of its own for now.
 
-    highdicom counts the frames of a multi-frame source from the first one stored; the stand-ins let it take any subset
-    in any order, and :func:`_refer` puts the true references in.
+    highdicom raises on headers that real archives hold; the stand-ins are valid, and :func:`_refer` puts the true
+    references in.
     """
+    header = sources[0].header
     step, column_step, row_step = volume.affine[:3, 0], volume.affine[:3, 1], volume.affine[:3, 2]
     _, rows, columns = volume.voxels.shape
     spacing = [_ds(np.linalg.norm(vector)) for vector in (column_step, row_step)]
@@ -174,7 +183,7 @@ def _placed(frames: list[SourceFrame], volume: Volume, header: Dataset, result: 
     between = _ds(np.linalg.norm(step))
     frame_of_reference = header.get("FrameOfReferenceUID") or result_uid("space", result.series_instance_uid)
     placed = []
-    for index, frame in enumerate(frames):
+    for index, source in enumerate(sources):
         image = reference_to(result, CTImageStorage, _stand_in_uid(index))
         image.FrameOfReferenceUID = frame_of_reference
         image.Rows, image.Columns = rows, columns
@@ -182,7 +191,7 @@ def _placed(frames: list[SourceFrame], volume: Volume, header: Dataset, result: 
         image.SliceThickness = _thickness(header, between)
         image.SpacingBetweenSlices = between
         image.ImageOrientationPatient = cosines
-        image.ImagePositionPatient = [_ds(value) for value in frame.position_mm]
+        image.ImagePositionPatient = [_ds(value) for value in source.header.ImagePositionPatient]
         for keyword in _LOSSY:
             if header.get(keyword):
                 setattr(image, keyword, header.get(keyword))
@@ -208,19 +217,19 @@ def _thickness(header: Dataset, fallback: str) -> str:
     return _ds(thickness) if thickness > 0 else fallback
 
 
-def _refer(seg: Dataset, frames: list[SourceFrame]) -> None:
-    """Replace the stand-ins by the objects and frame numbers they stand for."""
-    truth = {_stand_in_uid(index): frame for index, frame in enumerate(frames)}
+def _refer(seg: Dataset, sources: Sequence[SourceImage]) -> None:
+    """Replace the stand-ins by the objects they stand for."""
+    truth = {_stand_in_uid(index): _identity(image) for index, image in enumerate(sources)}
     items = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in seg.PerFrameFunctionalGroupsSequence]
     for item in {id(item): item for item in items}.values():  # the segments of one source frame share its item
-        frame = truth[str(item.ReferencedSOPInstanceUID)]
-        item.ReferencedSOPClassUID = frame.sop_class_uid
-        item.ReferencedSOPInstanceUID = frame.sop_instance_uid
-        if frame.number is not None:
-            item.ReferencedFrameNumber = frame.number
-    objects = {frame.sop_instance_uid: frame.sop_class_uid for frame in frames}
-    seg.SourceImageSequence = [_reference(*pair) for pair in objects.items()]
-    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*pair) for pair in objects.items()]
+        item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID = truth[str(item.ReferencedSOPInstanceUID)]
+    seg.SourceImageSequence = [_reference(*pair) for pair in truth.values()]
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*pair) for pair in truth.values()]
+
+
+def _identity(image: SourceImage) -> tuple[str, str]:
+    """(SOP Instance UID, SOP Class UID)."""
+    return image.sop_instance_uid, str(image.header.get("SOPClassUID") or CTImageStorage)
 
 
 def _reference(instance_uid: str, class_uid: str) -> Dataset:

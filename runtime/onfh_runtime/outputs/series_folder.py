@@ -15,10 +15,13 @@ from pydicom.dataset import Dataset
 
 from onfh_runtime.analysis import Analysis
 from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
-from onfh_runtime.result import Result, Study
+from onfh_runtime.result import Result, SeriesEntry, Study
 
 __all__ = ["folder_name", "series_folder", "write_series", "write_study"]
+
+_FILES = ("result.json", "sr.dcm", "seg.dcm", "report.html")
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -50,13 +53,11 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysi
     folder = series_folder(out, result)
     ensure_writable(folder)
     with analysis.clock.step("write"):
-        (folder / "result.json").unlink(missing_ok=True)
+        _clear(folder, parts=result.part is None)
         seg = None
         if images is not None and images.volume_mask.any():
             seg = seg_from_mask(images.volume_mask, images.volume, images.sources, result=result, bundle=bundle.content)
             write_atomically(folder / "seg.dcm", _dicom_bytes(seg))
-        else:
-            (folder / "seg.dcm").unlink(missing_ok=True)
         sources = images.sources if images is not None else analysis.candidate.images
         write_atomically(
             folder / "sr.dcm", _dicom_bytes(sr_from_result(result, sources, seg=seg, bundle=bundle.content))
@@ -74,12 +75,52 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysi
     return analysis
 
 
+def _clear(folder: Path, *, parts: bool) -> None:
+    """Take an earlier run's answer away: that of this series, and those of its parts, or else of its whole."""
+    stale = [folder, *(folder.glob("part-*") if parts else [folder.parent])]
+    try:
+        for place in stale:
+            for name in _FILES:
+                (place / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError("output_unwritable", f"{folder} holds what cannot be replaced ({error.strerror}).") from error
+
+
 def write_study(out: Path, study: Study) -> Path:
-    """Write ``study.json`` and return its path. Raises OutputError."""
+    """Write ``study.json`` and return its path.
+
+    Series of the study that an earlier run analysed and this one did not see stay listed; when this run has a preferred
+    series, none of theirs is.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     folder = out / folder_name(study.study_instance_uid)
     ensure_writable(folder)
-    write_atomically(folder / "study.json", to_json(study))
-    return folder / "study.json"
+    path = folder / "study.json"
+    try:
+        earlier = Study.model_validate_json(path.read_bytes()).series
+    except (OSError, ValueError):
+        earlier = ()
+    seen = {entry.series_instance_uid for entry in study.series}
+    kept = [entry for entry in earlier if entry.series_instance_uid not in seen]
+    if any(entry.preferred for entry in study.series):
+        kept = [_demoted(folder, entry) for entry in kept]
+    write_atomically(path, to_json(study.model_copy(update={"series": (*study.series, *kept)})))
+    return path
+
+
+def _demoted(folder: Path, entry: SeriesEntry) -> SeriesEntry:
+    """The entry, and its ``result.json`` with it, as not the preferred one."""
+    if not entry.preferred or entry.folder is None:
+        return entry
+    path = folder / entry.folder / "result.json"
+    try:
+        result = Result.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return entry.model_copy(update={"preferred": False})
+    write_atomically(path, to_json(result.model_copy(update={"preferred": False})))
+    return entry.model_copy(update={"preferred": False})
 
 
 def to_json(model: Result | Study) -> bytes:

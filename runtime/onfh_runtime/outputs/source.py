@@ -1,26 +1,20 @@
-"""What an output object takes over from the source series: patient, study, frames in space, and the clock."""
+"""What an output object takes over from the source series: patient, study, and the clock."""
 
 from __future__ import annotations
 
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
 
-from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs.uids import result_uid
 from onfh_runtime.result import Result
-from onfh_runtime.volume import Volume
 
-__all__ = ["SourceFrame", "adopt", "blank", "equipment", "fit", "reference_to", "series_number", "source_frames"]
+__all__ = ["adopt", "blank", "equipment", "fit", "reference_to", "series_number"]
 
 _REQUIRED = (
     "PatientName",
@@ -64,59 +58,6 @@ _FIRST_SERIES_NUMBER = {"seg": 9100, "sr": 9101}
 
 _LARGEST_SOURCE_NUMBER = 99_999
 """Larger series numbers are machine-made (timestamps); ten times such a number would not fit an IS."""
-
-
-@dataclass(frozen=True)
-class SourceFrame:
-    """One stored slice.
-
-    Attributes:
-        sop_class_uid: of the object that holds it.
-        sop_instance_uid: of the object that holds it.
-        number: its frame number from 1, or None in a single-frame object.
-        position_mm: (3,) float64, Image Position (Patient) as stored, LPS.
-    """
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    number: int | None
-    position_mm: NDArray[np.float64]
-
-
-def source_frames(images: Sequence[SourceImage], volume: Volume) -> list[SourceFrame]:
-    """The stored frame behind every slice of the volume, matched by position in space.
-
-    Raises:
-        ValueError: a slice of the volume has no frame within half a slice spacing: the images are not those the
-            volume was made of.
-    """
-    frames = [frame for image in images for frame in _frames_of(image)]
-    origins = volume.affine[:3, 3] + np.outer(np.arange(len(volume.voxels)), volume.affine[:3, 0])
-    positions = np.array([frame.position_mm for frame in frames]).reshape(-1, 3)
-    if not len(positions):
-        raise ValueError("The source images have no frame with a position.")
-    distance = np.linalg.norm(origins[:, None] - positions[None], axis=2)
-    nearest = distance.argmin(axis=1)
-    if distance[np.arange(len(origins)), nearest].max() >= volume.spacing_mm[0] / 2:
-        raise ValueError(
-            "The source images are not those the volume was made of: a slice has no frame at its position."
-        )
-    return [frames[index] for index in nearest]
-
-
-def _frames_of(image: SourceImage) -> list[SourceFrame]:
-    header = image.header
-    sop_class = str(header.get("SOPClassUID") or CTImageStorage)
-    if "PerFrameFunctionalGroupsSequence" not in header:
-        position = np.asarray(header.ImagePositionPatient, np.float64)
-        return [SourceFrame(sop_class, image.sop_instance_uid, None, position)]
-    frames = []
-    for number, group in enumerate(header.PerFrameFunctionalGroupsSequence, 1):
-        # an object of one frame may hold its position among what all frames share
-        holder = group if "PlanePositionSequence" in group else header.SharedFunctionalGroupsSequence[0]
-        position = np.asarray(holder.PlanePositionSequence[0].ImagePositionPatient, np.float64)
-        frames.append(SourceFrame(sop_class, image.sop_instance_uid, number, position))
-    return frames
 
 
 def reference_to(result: Result, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
@@ -195,6 +136,8 @@ def _local(created: str, header: Dataset) -> datetime:
     if offset is None:
         return moment.astimezone()
     delta = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+    if delta >= timedelta(hours=24):  # no time zone: the source's header is wrong
+        return moment.astimezone()
     return moment.astimezone(timezone(-delta if offset[1] == "-" else delta))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +21,11 @@ from onfh_runtime.phantom.series import write_series, write_truth
 from onfh_runtime.phantom.spec import SCANNERS, PhantomSpec, random_spec
 from onfh_runtime.phantom.stack import coronal_from, coronal_grid
 
-__all__ = ["CohortCase", "cohort", "write_case", "write_cohort"]
+__all__ = ["MARKER", "CohortCase", "cohort", "write_case", "write_cohort"]
 
 Split = Literal["train", "validation", "test", "external"]
+MARKER = "phantoms.json"
+"""Beside cases.csv: says that the patients are phantoms, so that whatever is trained on them says so too."""
 COLUMNS = ("patient", "site", "split", "series", "truth")
 SITES = ("site_a", "site_b", "site_c")
 SHARES = (0.7, 0.1)
@@ -72,7 +75,8 @@ def write_case(case: CohortCase, folder: Path) -> dict[str, str]:
         The row of cases.csv: paths relative to ``folder``.
     """
     final, partial_folder = folder / case.patient, folder / f".{case.patient}.partial"
-    shutil.rmtree(partial_folder, ignore_errors=True)
+    for left_over in (final, partial_folder):
+        shutil.rmtree(left_over, ignore_errors=True)
     phantom = coronal_from(render(case.spec, coronal_grid(case.spec)), SLAB_MM)
     write_series(phantom, partial_folder / "series", plane="coronal", description="Hip coronal 3 mm")
     write_truth(phantom, partial_folder)
@@ -91,7 +95,7 @@ def _rows(cases: Sequence[CohortCase], folder: Path, workers: int) -> Iterator[d
 
 
 def write_cohort(cases: Sequence[CohortCase], folder: Path, workers: int = 1) -> Path:
-    """Write every case and ``cases.csv``, whose rows (in case order) appear as their cases are complete.
+    """Write every case, and last of all ``phantoms.json`` (what they are) and ``cases.csv``.
 
     Args:
         cases: from :func:`cohort`.
@@ -108,10 +112,11 @@ def write_cohort(cases: Sequence[CohortCase], folder: Path, workers: int = 1) ->
     if table.exists():
         raise UsageError("cohort_exists", "The folder already holds a cohort.", "Name an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as file:
+    partial_table = folder / ".cases.csv.partial"
+    with partial_table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for row in _rows(cases, folder, workers):
-            writer.writerow(row)
-            file.flush()
+        writer.writerows(_rows(cases, folder, workers))
+    (folder / MARKER).write_text(json.dumps({"phantoms": len(cases)}) + "\n", encoding="utf-8")
+    partial_table.rename(table)
     return table

@@ -141,13 +141,13 @@ def test_a_padding_range_runs_either_way(write_ct):
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 @pytest.mark.parametrize("keep", [0.3, 0.999])
-def test_a_cut_file_is_refused_by_its_name(write_ct, syntax, keep):
+def test_a_cut_file_is_refused_by_its_uid(write_ct, syntax, keep):
     written = write_ct(syntax=syntax, shape=(40, 50))
     path = written.paths[2]
     raw = path.read_bytes()
     start = dcmread(path)["PixelData"].file_tell or 0
     path.write_bytes(raw[: start + int((len(raw) - start) * keep)])
-    with pytest.raises(SeriesError, match=path.name) as error:
+    with pytest.raises(SeriesError, match=str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)) as error:
         read_volume(written.candidate())
     assert error.value.code == "truncated"
     assert "Secret" not in str(error.value)
@@ -158,7 +158,7 @@ def test_a_file_cut_before_its_pixels_is_truncated(write_ct):
     path = written.paths[2]
     start = dcmread(path)["PixelData"].file_tell or 0
     path.write_bytes(path.read_bytes()[: start - 12])
-    with pytest.raises(SeriesError, match=path.name) as error:
+    with pytest.raises(SeriesError, match=str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)) as error:
         read_volume(written.candidate())
     assert error.value.code == "truncated"
 

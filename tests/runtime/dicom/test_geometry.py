@@ -93,10 +93,10 @@ def test_tilt_comes_from_positions():
     assert across == pytest.approx(1)
 
 
-def test_a_missing_position_is_named_with_its_file():
+def test_a_missing_position_is_counted():
     found = images(AXIAL, [(0, 0, 0), (0, 0, 1)])
     del found[1].header.ImagePositionPatient
-    with pytest.raises(SeriesError, match=r"1 of 2 images .* 1\.dcm") as error:
+    with pytest.raises(SeriesError, match="1 of 2 images") as error:
         positions_of(found)
     assert error.value.code == "missing_position"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from onfh_runtime.bundle import Bundle
 from onfh_runtime.dicom.series import SourceImage
@@ -87,30 +87,6 @@ def study_of() -> Callable[..., Study]:
 
 def _volume(affine: np.ndarray[Any, Any]) -> Volume:
     return Volume(np.zeros(SHAPE, np.int16), affine, np.ones(SHAPE[0]), np.zeros(SHAPE[0]))
-
-
-@pytest.fixture
-def enhanced_study() -> Study:
-    """One multi-frame object whose frames are stored in another order than the volume's slices."""
-    affine = np.array(AFFINES["axial"], np.float64)
-    header = _common(EnhancedCTImageStorage)
-    header.SOPInstanceUID, header.NumberOfFrames = f"{SERIES}.1", SHAPE[0]
-    header.SharedFunctionalGroupsSequence = [Dataset()]
-    header.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(SHAPE[0])]
-    for group, index in zip(header.PerFrameFunctionalGroupsSequence, _stored_order(), strict=True):
-        place = Dataset()
-        place.ImagePositionPatient = [f"{value:.10g}" for value in (affine @ [index, 0, 0, 1])[:3]]
-        group.PlanePositionSequence = [place]
-    return (SourceImage(Path("0.dcm"), _as_read(header)),), _volume(affine)
-
-
-def _stored_order() -> list[int]:
-    return [int(index) for index in np.random.default_rng(1).permutation(SHAPE[0])]
-
-
-@pytest.fixture
-def stored_order() -> list[int]:
-    return _stored_order()
 
 
 @pytest.fixture

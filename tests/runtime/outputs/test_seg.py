@@ -129,39 +129,6 @@ def test_a_lesion_on_a_single_slice(
     np.testing.assert_array_equal(pixels, one[-1] != 0)
 
 
-def test_frames_of_a_multi_frame_source_are_found_by_position(
-    enhanced_study: Any,
-    stored_order: list[int],
-    mask: Mask,
-    make: Callable[..., Path],
-    errors_of: Callable[..., Any],
-) -> None:
-    path = make(mask, enhanced_study)
-    assert errors_of(path) == []
-    frames = _frames(path)
-    assert len(frames) == 8
-    for (uid, number, segment), pixels in frames.items():
-        assert uid == enhanced_study[0][0].sop_instance_uid
-        np.testing.assert_array_equal(pixels, mask[stored_order[number - 1]] == segment)
-    seg = highdicom.seg.segread(path)
-    by_frame = seg.get_pixels_by_source_frame(
-        enhanced_study[0][0].sop_instance_uid,
-        list(range(1, 13)),
-        combine_segments=True,
-        assert_missing_frames_are_empty=True,
-    )
-    np.testing.assert_array_equal(by_frame, mask[stored_order])
-
-
-def test_the_order_of_the_images_does_not_matter(
-    study_of: Callable[..., Any], mask: Mask, make: Callable[..., Path]
-) -> None:
-    images, volume = study_of()
-    assert make(mask, (images, volume)).read_bytes() == make(mask, (images[::-1], volume)).read_bytes().replace(
-        b"", b""
-    )
-
-
 def test_the_same_content_gives_the_same_bytes_and_anything_else_another_uid(
     study_of: Callable[..., Any], mask: Mask, make: Callable[..., Path]
 ) -> None:
