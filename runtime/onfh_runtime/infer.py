@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from onfh_runtime.dicom import Candidate, Skipped, find_series
 from onfh_runtime.dicom.choice import by_preference
 from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable
-from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_series, write_study
+from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_result, write_series, write_study
 from onfh_runtime.pipeline import Pipeline, as_onfh_error
 from onfh_runtime.result import Note, Result, SeriesEntry, Study
 
 __all__ = ["Report", "infer"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,7 +116,13 @@ class _Writer:
         except Exception as error:
             failure = as_onfh_error(error)
             failed = without_answer(analysis.candidate, failure, self._bundle, result.engine, analysis.clock)
-            return write_series(self._out, failed, self._bundle)
+            try:
+                return write_series(self._out, failed, self._bundle)
+            except OutputError:
+                raise
+            except Exception as again:  # not even the failure can be put into DICOM
+                _log.error("no report of a failed series", exc_info=again)
+                return write_result(self._out, failed)
         if preferred:
             self._preferred.add(result.study_instance_uid)
         return written

@@ -297,6 +297,20 @@ def test_a_header_that_cannot_be_put_into_words_fails_alone(study, bundle_folder
     assert len(list(out.rglob("study.json"))) == 1
 
 
+def test_a_failure_that_cannot_be_reported_leaves_its_result(study, bundle_folder, tmp_path, capsys, monkeypatch):
+    from onfh_runtime.outputs import sr
+
+    def fall_over(*args, **kwargs):
+        raise ValueError("odd")
+
+    monkeypatch.setattr(sr, "sr_from_result", fall_over)
+    out = tmp_path / "out"
+    code, _ = run(capsys, study, "--bundle", bundle_folder, "--out", out)
+    assert code == 1
+    assert [result.status for result in results_below(out)] == ["failed", "failed"]
+    assert len(list(out.rglob("study.json"))) == 1
+
+
 def test_a_wrong_time_zone_does_not_stop_the_outputs(study, bundle_folder, tmp_path, capsys):
     for name in names(study / "coronal"):
         change(study / "coronal", name, lambda ds: setattr(ds, "TimezoneOffsetFromUTC", "+9900"))

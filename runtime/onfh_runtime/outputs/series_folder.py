@@ -19,7 +19,7 @@ from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
 from onfh_runtime.result import Result, SeriesEntry, Study
 
-__all__ = ["folder_name", "series_folder", "write_series", "write_study"]
+__all__ = ["folder_name", "series_folder", "write_result", "write_series", "write_study"]
 
 _FILES = ("result.json", "sr.dcm", "seg.dcm", "report.html")
 
@@ -70,8 +70,13 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysi
             description=analysis.candidate.description,
         )
         write_atomically(folder / "report.html", page.encode())
+    return write_result(out, analysis)
+
+
+def write_result(out: Path, analysis: Analysis) -> Analysis:
+    """Write ``result.json`` alone, and return the analysis with its write time. Raises OutputError."""
     analysis = analysis.replace(timing_ms=analysis.clock.timing)
-    write_atomically(folder / "result.json", to_json(analysis.result))
+    write_atomically(series_folder(out, analysis.result) / "result.json", to_json(analysis.result))
     return analysis
 
 
