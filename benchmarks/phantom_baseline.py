@@ -25,6 +25,8 @@ from onfh_runtime.phantom.cohort import cohort
 from onfh_runtime.phantom.stack import coronal_from, coronal_grid
 from onfh_runtime.phantom.truth import truth_of
 
+COVERAGE_MM = 12.0
+"""The demo bundle's margin: slices farther from the heads are not analysed."""
 STATISTICS = ("mean", "sd", "p95", "above_300", "above_500", "above_700")
 FEATURES = (
     *(f"slice_{name}" for name in STATISTICS),
@@ -40,12 +42,12 @@ def statistics(hu: NDArray[np.float32]) -> list[float]:
 
 
 def slices(phantom: Phantom) -> tuple[NDArray[np.float64], ...]:
-    """Features (slices, 18), geometry (slices, 3), label and whether a head is cut, of a coronal phantom."""
+    """Features (slices, 18), geometry (slices, 3), label, whether a head is cut, whether it is analysed, per slice."""
     x, y, z = phantom.grid.origin
     ds, dr, dc = phantom.grid.spacing
-    rows, where, cut = [], [], []
+    rows, where, cut, seen = [], [], [], []
     for k, hu in enumerate(phantom.hu):
-        boxes, near, offset = [], False, 0.0
+        boxes, near, close, offset = [], False, False, 0.0
         for head in phantom.heads.values():
             column, row = (head.centre[0] - x) / dc, (z - head.centre[2]) / dr
             reach = head.radius + 2
@@ -56,12 +58,14 @@ def slices(phantom: Phantom) -> tuple[NDArray[np.float64], ...]:
             boxes.append(statistics(part))
             offset = (y + ds * k - head.centre[1]) / head.radius
             near |= abs(offset) < 1
+            close |= abs(offset) * head.radius <= head.radius + COVERAGE_MM
         both = np.array(boxes)
         rows.append([*statistics(hu), *both.max(0), *both.min(0)])
         where.append([max(0.0, 1 - offset**2), offset, offset**2])
         cut.append(near)
+        seen.append(close)
     label = [entry["label"] for entry in truth_of(phantom)["slices"]]
-    return np.array(rows), np.array(where), np.array(label), np.array(cut)
+    return np.array(rows), np.array(where), np.array(label), np.array(cut), np.array(seen)
 
 
 def regression_auc(x: NDArray[np.float64], label: NDArray[np.float64], owner: NDArray[np.int64]) -> float:
@@ -81,7 +85,7 @@ def report(patients: int, seed: int) -> dict[str, Any]:
     cases = cohort(seed, per_site, patients - 3 * per_site)
     parts = [slices(coronal_from(render(case.spec, coronal_grid(case.spec)))) for case in cases]
     owner = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-    features, where, label, cut = (np.concatenate([part[k] for part in parts]) for k in range(4))
+    features, where, label, cut, seen = (np.concatenate([part[k] for part in parts]) for k in range(5))
     result: dict[str, Any] = {
         "patients": len(cases),
         "positive_patients": sum(case.spec.positive for case in cases),
@@ -89,7 +93,8 @@ def report(patients: int, seed: int) -> dict[str, Any]:
         "positive_slices": int(label.sum()),
         "cuts_a_head_auc": round(float(roc_auc_score(label, cut)), 3),
     }
-    for name, chosen in (("all_slices", np.ones(len(label), bool)), ("slices_through_a_head", cut)):
+    everything = np.ones(len(label), bool)
+    for name, chosen in (("all_slices", everything), ("analysed_slices", seen), ("slices_through_a_head", cut)):
         x, t, who = features[chosen], label[chosen], owner[chosen]
         single = {
             feature: round(max(auc, 1 - auc), 3)

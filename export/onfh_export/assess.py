@@ -14,7 +14,7 @@ from onfh_export.fitting import probabilities
 from onfh_export.metrics import area_under_curve, dice, hd95_mm, operating_point
 from onfh_export.prepare import PreparedCase
 from onfh_export.recipe import Recipe
-from onfh_export.thresholds import sensitive_threshold, top_k_mean, top_k_rule, youden_threshold
+from onfh_export.thresholds import best_top_k, sensitive_threshold, top_k_mean, youden_threshold
 
 __all__ = ["Answer", "Thresholds", "answers", "frozen_thresholds", "split_metrics"]
 
@@ -70,9 +70,10 @@ def frozen_thresholds(validation: list[Answer], recipe: Recipe) -> Thresholds:
     """Choose every threshold on the validation cases.
 
     Slice threshold and gate: the highest that reach their wanted sensitivity, bounded by a floor of specificity.
-    Patient rule: the ``k`` with the largest area under the curve, then Youden. Mask threshold: the best mean Dice over
-    positive slices. Minimum volume: Youden between the outlined volumes of positive and negative cases, and never more
-    than the fifth percentile of the true volumes.
+    Patient rule: the ``k`` with the largest area under the curve, then a threshold like those. Mask threshold: Dice
+    over positive slices is flat around its best, so the highest candidate that is nearly as good, which outlines least
+    where there is nothing. Minimum volume: Youden between the outlined volumes of positive and negative cases, and
+    never more than the fifth percentile of the true volumes.
     """
     scores, labels = _slice_scores(validation)
     sensitive = sensitive_threshold(
@@ -83,14 +84,22 @@ def frozen_thresholds(validation: list[Answer], recipe: Recipe) -> Thresholds:
     )
     gate = min(gate, sensitive)
     patients = np.array([answer.case.positive.any() for answer in validation])
-    k, patient = top_k_rule([answer.slices for answer in validation], patients, recipe.patient_k)
+    k = best_top_k([answer.slices for answer in validation], patients, recipe.patient_k)
+    patient = sensitive_threshold(
+        np.array([top_k_mean(answer.slices, k) for answer in validation]),
+        patients,
+        sensitivity=recipe.patient_sensitivity,
+        specificity_floor=recipe.patient_specificity_floor,
+    )
     masked = [answer for answer in validation if answer.case.has_mask]
 
     def mean_dice(threshold: float) -> float:
         found = [value for answer in masked for value in _slice_dice(answer, answer.maps >= threshold)]
         return float(np.mean(found)) if found else 0.0
 
-    mask_threshold = max(recipe.mask_thresholds, key=mean_dice)
+    each = [mean_dice(threshold) for threshold in recipe.mask_thresholds]
+    enough = max(each) - recipe.mask_dice_given_up
+    mask_threshold = max(t for t, value in zip(recipe.mask_thresholds, each, strict=True) if value >= enough)
     return Thresholds(
         gate, sensitive, k, patient, mask_threshold, _minimum_volume(masked, gate, mask_threshold)
     )  # fmt: skip
@@ -134,6 +143,7 @@ def split_metrics(found: list[Answer], thresholds: Thresholds) -> dict[str, Any]
         "patient": _classified(means, patients, thresholds.patient),
         "dice_slice": _mean(slice_dice),
         "hd95_slice_mm": _mean(slice_hd95),
+        "hd95_slice_median_mm": float(np.median(slice_hd95)) if slice_hd95 else None,
         "slices_missed": missed,
         "dice_volume": _mean(volume_dice),
         "false_volume_mm3": _mean(false_volumes),

@@ -36,6 +36,7 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         ("gate sensitivity", partial(_rate, "gate", "sensitivity")),
         ("Dice, mean over positive slices", lambda m: _number(m["dice_slice"], 3)),
         ("HD95, mean over positive slices, mm", lambda m: _number(m["hd95_slice_mm"], 2)),
+        ("HD95, median over positive slices, mm", lambda m: _number(m["hd95_slice_median_mm"], 2)),
         ("positive slices with nothing outlined", lambda m: str(m["slices_missed"])),
         ("Dice, mean over positive volumes, both stages", lambda m: _number(m["dice_volume"], 3)),
         ("volume outlined in negative cases, mean, mm3", lambda m: _number(m["false_volume_mm3"], 0)),
@@ -68,7 +69,9 @@ Thresholds were frozen on the validation cases (validation is shown for complete
 
 {metrics_table(metrics)}
 A slice is positive when its truth covers at least {recipe["positive_area_mm2"]:g} mm2. HD95 is the maximum of the two
-directed 95th percentiles of boundary distances, per slice, on the input's grid. AUC is Mann-Whitney, ties one half.
+directed 95th percentiles of boundary distances, per slice, on the input's grid; its mean is far above its median
+because a slice where the other hip is outlined as well counts with the distance between the hips. AUC is Mann-Whitney,
+ties one half.
 
 ## How it was made
 
@@ -84,8 +87,9 @@ directed 95th percentiles of boundary distances, per slice, on the input's grid.
   it counts a mask per side, near a femoral head, and in positive patients only.
 - Slice threshold {frozen["slice_threshold"]:.4f} (validation sensitivity {recipe["slice_sensitivity"]:.4f} wanted,
   specificity {recipe["slice_specificity_floor"]:g} at least), gate {frozen["gate"]:.4f}, patient rule: mean of the
-  {frozen["patient_k"]} most probable slices at {frozen["patient"]:.4f} (Youden), mask {frozen["mask_threshold"]:g},
-  minimum volume {frozen["minimum_volume_mm3"]:g} mm3.
+  {frozen["patient_k"]} most probable slices at {frozen["patient"]:.4f} (sensitivity
+  {recipe["patient_sensitivity"]:g} wanted, specificity {recipe["patient_specificity_floor"]:g} at least), mask
+  {frozen["mask_threshold"]:g}, minimum volume {frozen["minimum_volume_mm3"]:g} mm3.
 
 {_LIMITS.format(source=source, worth=worth)}"""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onfh_export.metrics import area_under_curve
 
-__all__ = ["sensitive_threshold", "top_k_mean", "top_k_rule", "youden_threshold"]
+__all__ = ["best_top_k", "sensitive_threshold", "top_k_mean", "youden_threshold"]
 
 
 def youden_threshold(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
@@ -50,16 +50,13 @@ def top_k_mean(scores: NDArray[np.floating], k: int) -> float:
     return float(np.sort(scores)[-k:].mean())
 
 
-def top_k_rule(
-    cases: list[NDArray[np.floating]], labels: NDArray[np.bool_], candidates: tuple[int, ...]
-) -> tuple[int, float]:
-    """The ``k`` with the largest area under the curve (the first of equals), and Youden's threshold for it."""
+def best_top_k(cases: list[NDArray[np.floating]], labels: NDArray[np.bool_], candidates: tuple[int, ...]) -> int:
+    """The ``k`` with the largest area under the curve; the first of equals."""
+    return max(candidates, key=lambda k: area_under_curve(_top_k_means(cases, k), labels) or 0.0)
 
-    def scores(k: int) -> NDArray[np.float64]:
-        return np.array([top_k_mean(case, k) for case in cases])
 
-    best = max(candidates, key=lambda k: area_under_curve(scores(k), labels) or 0.0)
-    return best, youden_threshold(scores(best), labels)
+def _top_k_means(cases: list[NDArray[np.floating]], k: int) -> NDArray[np.float64]:
+    return np.array([top_k_mean(case, k) for case in cases])
 
 
 def _curve(

@@ -19,7 +19,7 @@ __all__ = ["StageRunner", "positive_probability"]
 
 
 class StageRunner:
-    """One stage of a bundle on one backend, run in batches of the bundle's ``max_batch``.
+    """One stage of a bundle on one backend, run in batches of at most the bundle's ``max_batch``.
 
     Raises:
         BackendError: ``stage_mismatch`` when the model's tensors are not those the bundle describes.
@@ -77,7 +77,7 @@ class StageRunner:
             BackendError: ``not_a_probability`` when the stage answers NaN or a value outside 0 to 1; what the backend
                 raises.
         """
-        batch = self.spec.max_batch
+        batch = min(self.spec.max_batch, self.backend.batch_limit or self.spec.max_batch)
         result = np.empty((len(values), *self._output.shape[1:]), np.float32)
         for start in range(0, len(values), batch):
             chunk = np.ascontiguousarray(values[start : start + batch], self._input.dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onfh_export.metrics import operating_point
-from onfh_export.thresholds import sensitive_threshold, top_k_mean, top_k_rule, youden_threshold
+from onfh_export.thresholds import best_top_k, sensitive_threshold, top_k_mean, youden_threshold
 
 SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
@@ -42,7 +42,7 @@ def test_top_k_mean_of_fewer_slices_than_k_is_the_mean():
     assert top_k_mean(np.array([0.2]), 5) == pytest.approx(0.2)
 
 
-def test_top_k_rule_prefers_the_k_that_separates():
+def test_the_k_that_separates_is_preferred():
     # One hot slice in each negative: the maximum is fooled, the mean of three is not.
     cases = [
         np.array([0.95, 0.0, 0.0]),
@@ -50,6 +50,5 @@ def test_top_k_rule_prefers_the_k_that_separates():
         np.array([0.9, 0.9, 0.8]),
         np.array([0.85, 0.9, 0.9]),
     ]
-    k, threshold = top_k_rule(cases, np.array([False, False, True, True]), (1, 3))
-    assert k == 3
-    assert 0.36 < threshold < 0.86
+    assert best_top_k(cases, np.array([False, False, True, True]), (1, 3)) == 3
+    assert best_top_k(cases[1:3], np.array([True, False]), (1, 3)) == 1

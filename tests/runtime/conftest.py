@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,21 @@ def phantom_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     write_demo_study(folder, slices=100, matrix=192)
     return folder
+
+
+@pytest.fixture(scope="session")
+def open_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedBundle]:
+    """Makes the demo bundle with the gate forced open and every patient positive: stage 2 sees every slice."""
+    from onfh_runtime.cli.infer import demo_bundle
+
+    def opened(**changes: object) -> LoadedBundle:
+        folder = tmp_path_factory.mktemp("bundle") / "open"
+        shutil.copytree(demo_bundle(), folder)
+        path = folder / "bundle.json"
+        document = json.loads(path.read_text()) | {"minimum_volume_mm3": 0.0} | changes
+        document["gate"]["threshold"] = 0.0
+        document["patient_rule"]["threshold"] = 0.0
+        path.write_text(json.dumps(document))
+        return load_bundle(folder)
+
+    return opened

@@ -5,9 +5,7 @@ What the phantom-trained stages say about it has no clinical meaning; that both 
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +18,15 @@ from onfh_runtime.infer import infer
 from onfh_runtime.pipeline import Pipeline
 
 DATA = Path(os.environ.get("ONFH_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+FAINT = 0.05
+"""The stages never saw the like of this patient and outline nothing at their own threshold; so low, they outline
+something that can be compared."""
 ENCODINGS = ("hip_ct_axial", "hip_ct_coronal")
 
 pytestmark = pytest.mark.skipif(
     not all((DATA / name).is_dir() for name in ENCODINGS),
     reason="the real hip CT is not here (name its folder in ONFH_DATA)",
 )
-
-
-@pytest.fixture(scope="module")
-def open_gate(tmp_path_factory):
-    """The demo bundle with the gate forced open and every patient positive, so that stage 2 sees every slice."""
-    folder = tmp_path_factory.mktemp("bundle") / "open"
-    shutil.copytree(demo_bundle(), folder)
-    path = folder / "bundle.json"
-    document = json.loads(path.read_text())
-    document["gate"]["threshold"] = 0.0
-    document["patient_rule"]["threshold"] = 0.0
-    # The stages are unsure of a patient they never saw the like of: a low threshold gives a mask to compare.
-    document["mask_threshold"] = 0.05
-    path.write_text(json.dumps(document))
-    return load_bundle(folder)
 
 
 def analyses_with(bundle, folders):
@@ -74,7 +60,7 @@ def test_both_encodings_run_to_the_end_and_agree(tmp_path):
 
 
 def test_with_the_gate_forced_open_slices_and_masks_agree(open_gate):
-    axial, coronal = analyses_with(open_gate, [DATA / name for name in ENCODINGS])
+    axial, coronal = analyses_with(open_gate(mask_threshold=FAINT), [DATA / name for name in ENCODINGS])
     assert [s.position_mm for s in axial.result.slices] == pytest.approx([s.position_mm for s in coronal.result.slices])
     drift = np.abs(
         [a.probability - b.probability for a, b in zip(axial.result.slices, coronal.result.slices, strict=True)]
@@ -89,7 +75,7 @@ def test_with_the_gate_forced_open_slices_and_masks_agree(open_gate):
 
 def test_the_mask_on_the_axial_source_is_that_of_the_stack(open_gate, tmp_path):
     """A reformatted mask put back on axial voxels may differ in volume by 3%."""
-    report = infer([DATA / "hip_ct_axial"], tmp_path, bundle=open_gate)
+    report = infer([DATA / "hip_ct_axial"], tmp_path, bundle=open_gate(mask_threshold=FAINT))
     (result,) = report.results
     stack_mm3 = result.sides.right.volume_mm3 + result.sides.left.volume_mm3
     seg = pydicom.dcmread(next(tmp_path.rglob("seg.dcm")))

@@ -33,6 +33,8 @@ class StageBackend(Protocol):
     name: str
     precision: str
     device: str
+    batch_limit: int | None
+    """Rows that are worth giving at once; None for as many as the bundle allows."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
