@@ -1,11 +1,13 @@
 """A bundle with the stages people deploy, ViT-B/16 at 224 and UperNet-Swin-T at 512, with seeded weights.
 
-The weights are random, so the answers mean nothing; the work is that of a trained pair.
+``large_stages.py FOLDER SLICES`` writes it with the gate forced to so many slices. The weights are random, so the
+answers mean nothing; the work is that of a trained pair.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -74,3 +76,7 @@ def write_large_bundle(folder: Path, *, gated: int) -> Path:
     }
     (folder / "bundle.json").write_text(json.dumps(document))
     return load_bundle(folder).root
+
+
+if __name__ == "__main__":
+    write_large_bundle(Path(sys.argv[1]), gated=int(sys.argv[2]))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.backends.protocol import TensorSpec, check_tensors
-from onfh_runtime.device import cpu_name
+from onfh_runtime.device import cpu_name, return_free_memory
 from onfh_runtime.errors import BackendError
 
 __all__ = ["OrtBackend"]
@@ -50,6 +50,7 @@ class OrtBackend:
             raise BackendError(
                 "model_unloadable", f"ONNX Runtime cannot load {path.name}: {_first_line(error)}", "Export it again."
             ) from error
+        return_free_memory()
         self.precision = precision
         self.device = cpu_name()
         self._stage = path.parent.name
