@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["cpu_name", "return_free_memory"]
@@ -25,7 +26,5 @@ def return_free_memory() -> None:
 
     Opening a model frees as much again as it keeps: glibc holds on to that, 230 MB of it for a ViT-B/16.
     """
-    try:
+    with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        pass
