@@ -6,14 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from onfh_export.fitting import Slices, _cells, classifier_from_slices, probabilities, segmenter_from_slices
+from onfh_export.fitting import (
+    Slices,
+    _cells,
+    _WithPatchHead,
+    classifier_from_slices,
+    probabilities,
+    segmenter_from_slices,
+)
 from onfh_export.metrics import area_under_curve
-from onfh_export.networks import checkpoint_from_folder
-from onfh_export.recipe import Fit, smoke_recipe
+from onfh_export.networks import checkpoint_from_folder, vit_from_shape
+from onfh_export.recipe import ClassifierShape, Fit, smoke_recipe
 
 RECIPE = replace(
     smoke_recipe(),
     size=(32, 48),
+    classifier=ClassifierShape(hidden_size=24, layers=1, heads=2, mlp_ratio=2, patch_size=16),
+    part_columns=2,
+    fit_classifier_parts=Fit(epochs=2, batch_size=8, learning_rate=3e-3, average_decay=0.8),
     fit_classifier=Fit(epochs=6, batch_size=8, learning_rate=3e-3, average_decay=0.8),
     fit_segmenter=Fit(epochs=12, batch_size=8, learning_rate=1e-2, average_decay=0.8),
 )
@@ -40,8 +50,22 @@ def test_the_classifier_learns_and_repeats(tmp_path):
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     scores = probabilities(checkpoint_from_folder(tmp_path / "a"), validation.pixels)
     assert area_under_curve(scores, validation.positive) > 0.8
-    assert "epoch 6/6" in lines[6]
-    assert "min left" in lines[6]
+    assert sum("classifier on parts: epoch" in line for line in lines) == 2 * 2
+    assert "classifier: epoch 6/6" in lines[-1]
+    assert "min left" in lines[-1]
+
+
+def test_all_columns_are_the_network_itself_and_some_are_cheaper():
+    network = vit_from_shape(RECIPE.classifier, RECIPE.size).eval()
+    model = _WithPatchHead(network, RECIPE.classifier.patch_cells).eval()
+    pixels = torch.randn(3, 1, *RECIPE.size)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels)[0], network(pixel_values=pixels).logits)
+        logits, patches = model(pixels, slice(1, 3))
+        other = pixels.clone()
+        other[..., :16] = 9
+        torch.testing.assert_close(model(other, slice(1, 3))[0], logits)
+    assert patches.shape == (3, 2 * 2, RECIPE.classifier.patch_cells**2)
 
 
 def test_the_segmenter_learns(tmp_path):

@@ -1,6 +1,7 @@
 """Truth lands where the images say it is, and a case is prepared once."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def phantoms(tmp_path_factory):
 
 def test_a_phantom_is_labelled_as_its_own_truth_says(phantoms):
     (case,) = read_cases(phantoms, 0)
-    ready = prepared_case(case, RECIPE)
+    ready = prepared_case(replace(case, split="test"), RECIPE)
     truth = json.loads((case.truth.parent / "truth.json").read_text())
     assert ready.pixels.shape[1:] == (1, *RECIPE.size)
     assert ready.masks.shape == (len(ready.pixels), *RECIPE.size)
@@ -68,6 +69,16 @@ def test_a_phantom_is_labelled_as_its_own_truth_says(phantoms):
     assert volume == pytest.approx(sum(truth["lesion_volume_mm3"].values()), rel=0.25)  # pixels of 4 mm
     heads = [head["centre_mm"][1] for head in truth["heads"].values()]
     assert ready.positions_mm.min() < min(heads) < max(heads) < ready.positions_mm.max()
+
+
+def test_some_training_cases_show_one_hip(phantoms):
+    (case,) = read_cases(phantoms, 0)
+    whole, single = (prepared_case(replace(case, split=split), RECIPE) for split in ("test", "train"))
+    assert case.index % RECIPE.single_hip_every == 0
+    outside = (0 - RECIPE.mean) / RECIPE.std
+    empty = [np.isclose(ready.pixels, outside, atol=1e-3).all(axis=(0, 1, 2)).mean() for ready in (whole, single)]
+    assert empty[1] > empty[0] + 0.3  # columns of the input with nothing in them
+    assert single.masks.sum() <= whole.masks.sum()
 
 
 def test_slice_labels_mark_only_the_slices_they_name(phantoms):
