@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -47,6 +49,16 @@ def test_the_demo_finds_the_lesion_where_it_is(demo):
         with np.load(out / "study" / "truth" / "truth.npz") as arrays:
             points = np.argwhere(arrays["mask"] > 0) @ arrays["affine"][:3, :3].T + arrays["affine"][:3, 3]
         assert np.linalg.norm(np.array(result.sides.right.centroid_mm) - points.mean(axis=0)) < 8
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
+def test_dciodvfy_finds_no_error_in_what_the_demo_wrote(demo):
+    out, _ = demo
+    written = sorted((out / "results").rglob("*.dcm"))
+    assert len(written) == 4
+    for path in written:
+        done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+        assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
 
 
 def test_batch_size_and_order_change_nothing(demo, tmp_path):
