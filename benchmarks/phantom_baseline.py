@@ -107,6 +107,7 @@ def report(patients: int, seed: int) -> dict[str, Any]:
             "best_single": {best: single[best]},
             "geometry": regression_auc(where[chosen], t, who),
             "logistic_regression": regression_auc(x, t, who),
+            "logistic_regression_whole_slice": regression_auc(x[:, : len(STATISTICS)], t, who),
             "single": single,
         }
     return result
