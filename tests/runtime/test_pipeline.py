@@ -79,7 +79,11 @@ def test_nothing_is_read_before_it_is_needed(tiny_bundle, monkeypatch):
         outcomes.close()
 
 
-def test_close_twice(tiny_bundle):
+def test_a_closed_pipeline_opens_its_stages_again(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(module, "read_volume", lambda _: nothing_there())
     pipeline = Pipeline(tiny_bundle)
-    pipeline.close()
-    pipeline.close()
+    for _ in range(2):
+        (analysis,) = pipeline.run([candidate("1.2", "1.2.3")], lambda analysis: analysis)
+        assert analysis.result.engine.backend == "onnxruntime"
+        pipeline.close()
+        pipeline.close()

@@ -61,6 +61,8 @@ class OrtBackend:
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, stream: Any = None
     ) -> None:
         """Compute ``outputs`` (NumPy arrays owned by the caller) from ``inputs``; ``stream`` is ignored on a CPU."""
+        if self._session is None:
+            raise BackendError("stage_failed", f"The {self._stage} was closed and cannot run.", "Open it again.")
         check_tensors(self._stage, self.inputs, inputs)
         check_tensors(self._stage, self.outputs, outputs)
         binding = self._session.io_binding()

@@ -57,6 +57,8 @@ def test_the_same_bytes_run_after_run(classifier):
     assert len(digests) == 1
 
 
-def test_close_twice(classifier):
+def test_close_twice_and_then_no_more(classifier):
     classifier.close()
     classifier.close()
+    with pytest.raises(BackendError, match="was closed"):
+        classifier.run(*tensors())
