@@ -10,21 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime import __version__
-from onfh_runtime.anatomy import find_femoral_heads
+from onfh_runtime.answer import answer, prepare
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage
 from onfh_runtime.errors import OnfhError, SeriesError
-from onfh_runtime.findings import findings, gated_slices
-from onfh_runtime.preprocess import (
-    CoronalPlan,
-    coronal_stack,
-    head_box,
-    letterbox,
-    map_to_stack,
-    mask_to_volume,
-    plan_coronal,
-    stage_input,
-)
+from onfh_runtime.preprocess import CoronalPlan, mask_to_volume
 from onfh_runtime.result import BundleId, Engine, Geometry, Note, Result, SliceResult, Software
 from onfh_runtime.stages import StageRunner
 from onfh_runtime.timing import Stopwatch
@@ -92,25 +82,11 @@ def analyse(
         BackendError: a stage failed.
     """
     rules = bundle.content
-    with clock.step("preprocess"):
-        plan = plan_coronal(volume, rules.slice_spacing_mm)
-        whole = coronal_stack(volume, plan)
-        anatomy = find_femoral_heads(whole.hu, whole.affine)
-        box = head_box(whole, anatomy.heads, rules.coverage)
-        seen = whole.part(box)
-        values = stage_input(seen, classifier.spec.input)
-    with clock.step("classify"):
-        probabilities = classifier.probabilities(values)
-    gated = gated_slices(probabilities, rules.gate)
-    chosen, *in_plane = box
-    stack = whole.part((chosen, slice(None), slice(None)))
-    mask = np.zeros(stack.hu.shape, np.bool_)
-    if len(gated):
-        mask[np.ix_(gated, *(np.arange(side.start, side.stop) for side in in_plane))] = _segment(
-            seen, gated, segmenter, rules.mask_threshold, clock
-        )
+    prepared = prepare(volume, rules, clock)
+    answered = answer(prepared, rules, classifier=classifier, segmenter=segmenter, clock=clock)
+    found, stack, plan = answered.found, prepared.stack, prepared.plan
+    chosen = prepared.box[0]
     with clock.step("postprocess"):
-        found = findings(probabilities, mask, stack, anatomy, rules)
         on_stack = np.zeros(plan.shape, np.uint8)
         on_stack[chosen] = found.mask
         volume_mask = mask_to_volume(on_stack, plan, volume)
@@ -119,9 +95,9 @@ def analyse(
             "status": "succeeded",
             "patient": found.patient,
             "sides": found.sides,
-            "slices": _slices(probabilities, found.mask, stack, plan, chosen, sources, rules.slice_threshold),
+            "slices": _slices(answered.probabilities, found.mask, stack, plan, chosen, sources, rules.slice_threshold),
             "geometry": Geometry(
-                acquired=volume.acquired, spacing_mm=volume.spacing_mm, coronal_slices=len(probabilities)
+                acquired=volume.acquired, spacing_mm=volume.spacing_mm, coronal_slices=len(answered.probabilities)
             ),
             "warnings": _notes(candidate.warnings + volume.warnings) + found.warnings,
         }
@@ -148,23 +124,6 @@ def without_answer(
         }
     )
     return Analysis(candidate, result, None, clock)
-
-
-def _segment(
-    stack: CoronalStack, gated: NDArray[np.int64], segmenter: StageRunner, threshold: float, clock: Stopwatch
-) -> NDArray[np.bool_]:
-    """Mask (gated slices, rows, columns) on the pixels of what the stages see."""
-    with clock.step("preprocess"):
-        # Only the voxels matter here: the gated slices need not be neighbours, so the affine is not theirs.
-        values = stage_input(CoronalStack(stack.hu[gated], stack.affine), segmenter.spec.input)
-    with clock.step("segment"):
-        maps = segmenter.probabilities(values)
-    with clock.step("postprocess"):
-        height, width = maps.shape[1:]
-        tables = letterbox(
-            (stack.hu.shape[1], stack.hu.shape[2]), stack.spacing_mm[1:], segmenter.spec.input, (height, width)
-        )
-        return np.asarray(map_to_stack(maps, tables) >= threshold)
 
 
 def _slices(

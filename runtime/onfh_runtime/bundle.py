@@ -21,16 +21,23 @@ __all__ = [
     "Bundle",
     "Coverage",
     "Gate",
+    "Graph",
+    "Island",
     "LoadedBundle",
+    "ParityLimits",
     "PatientRule",
+    "Precision",
     "Stage",
     "StageInput",
+    "StageName",
     "Window",
     "load_bundle",
     "sha256_of",
 ]
 
 SCHEMA = "onfh-bundle/1"
+StageName = Literal["classifier", "segmenter"]
+Precision = Literal["fp32", "fp16", "bf16"]
 _BLOCK = 1 << 20
 
 
@@ -68,6 +75,31 @@ class StageInput(_Model):
         return self
 
 
+class Island(_Model):
+    """A node that stays FP32 in a half graph, and why."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+class Graph(_Model):
+    """What export says of one ONNX file.
+
+    ``gmac`` is for one row; ``half_share`` is the share of floating activations, by elements, that are half;
+    ``rewrites`` maps each exact rewrite that was applied to its figure.
+    """
+
+    opset: int
+    nodes: int
+    operators: dict[str, int]
+    parameters: int
+    gmac: float
+    half_share: float = Field(0.0, ge=0, le=1)
+    islands: tuple[Island, ...] = ()
+    rewrites: dict[str, str] = {}
+
+
 class Stage(_Model):
     """One network. ``models`` maps a precision to a file of the bundle; ``positive_class`` indexes its output channel.
 
@@ -76,7 +108,8 @@ class Stage(_Model):
     """
 
     architecture: str
-    models: dict[Literal["fp32", "fp16", "bf16"], str] = Field(min_length=1)
+    models: dict[Precision, str] = Field(min_length=1)
+    graphs: dict[Precision, Graph] = {}
     input_name: str
     output_name: str
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
@@ -111,6 +144,21 @@ class Coverage(_Model):
     in_plane_mm: float | None = Field(None, ge=0)
 
 
+class ParityLimits(_Model):
+    """How far a reduced precision may move the answers on the reference studies; beyond them, export fails.
+
+    ``patient_flips``: patients whose state changes. ``slice_flips``: share of slices that change sides of the slice
+    threshold. ``probability_drift``: largest change of a slice's probability. ``mask_dice``: least Dice between the
+    FP32 and the reduced mask of a study. ``auc_change``: of slices and of patients, where the reference has truth.
+    """
+
+    patient_flips: int = Field(0, ge=0)
+    slice_flips: float = Field(0.01, ge=0, le=1)
+    probability_drift: float = Field(0.02, ge=0, le=1)
+    mask_dice: float = Field(0.995, ge=0, le=1)
+    auc_change: float = Field(0.001, ge=0, le=1)
+
+
 class Bundle(_Model):
     """The whole of ``bundle.json``."""
 
@@ -128,6 +176,7 @@ class Bundle(_Model):
     patient_rule: PatientRule
     mask_threshold: float = Field(0.5, gt=0, lt=1)
     minimum_volume_mm3: float = Field(ge=0)
+    parity: ParityLimits = ParityLimits()
     provenance: dict[str, str] = {}
     files: dict[str, str]
 
@@ -140,7 +189,7 @@ class LoadedBundle:
     content: Bundle
     sha256: str
 
-    def model_path(self, stage: Literal["classifier", "segmenter"], precision: Literal["fp32", "fp16", "bf16"]) -> Path:
+    def model_path(self, stage: StageName, precision: Precision) -> Path:
         """Path of a stage's ONNX file; BundleError ``precision_missing`` when the bundle holds none."""
         models = (self.content.classifier if stage == "classifier" else self.content.segmenter).models
         if precision not in models:

@@ -17,7 +17,7 @@ from onfh_runtime.analysis import Analysis, analyse, engine_of, without_answer
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage, read_volume
 from onfh_runtime.errors import BackendError, OnfhError
-from onfh_runtime.stages import StageRunner
+from onfh_runtime.stages import StageRunner, open_runner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
 
@@ -94,7 +94,7 @@ class Pipeline:
                 try:
                     runners = []
                     for stage in _STAGES:
-                        runners.append(StageRunner(self._bundle, stage, self._backend, threads=self._threads))
+                        runners.append(open_runner(self._bundle, stage, self._backend, threads=self._threads))
                         opened.callback(runners[-1].close)
                     opened.pop_all()
                     self._stages = (runners[0], runners[1])

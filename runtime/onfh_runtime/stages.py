@@ -15,27 +15,18 @@ from onfh_runtime.errors import BackendError
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["StageRunner", "positive_probability"]
+__all__ = ["StageRunner", "open_runner", "positive_probability"]
 
 
 class StageRunner:
-    """One stage of a bundle on one backend, run in batches of at most the bundle's ``max_batch``.
+    """One stage on one backend, run in batches of at most the stage's ``max_batch``; owns the backend.
 
     Raises:
         BackendError: ``stage_mismatch`` when the model's tensors are not those the bundle describes.
     """
 
-    def __init__(
-        self,
-        bundle: LoadedBundle,
-        stage: Literal["classifier", "segmenter"],
-        backend: str = "auto",
-        *,
-        threads: int = 0,
-    ) -> None:
-        self._stage = stage
-        self.spec: Stage = bundle.content.classifier if stage == "classifier" else bundle.content.segmenter
-        self.backend: StageBackend = open_stage(bundle, stage, backend, threads=threads)
+    def __init__(self, stage: Literal["classifier", "segmenter"], spec: Stage, backend: StageBackend) -> None:
+        self._stage, self.spec, self.backend = stage, spec, backend
         wanted = (len(self.spec.input.windows), *self.spec.input.size)
         inputs = {spec.name: spec for spec in self.backend.inputs}
         outputs = {spec.name: spec for spec in self.backend.outputs}
@@ -98,6 +89,25 @@ class StageRunner:
     def close(self) -> None:
         """Release the backend."""
         self.backend.close()
+
+
+def open_runner(
+    bundle: LoadedBundle, stage: Literal["classifier", "segmenter"], backend: str = "auto", *, threads: int = 0
+) -> StageRunner:
+    """A stage of a bundle on the named backend.
+
+    Raises:
+        UsageError: there is no such backend.
+        BundleError: the bundle lacks what the backend needs.
+        BackendError: the stage cannot be loaded, or is not what the bundle describes.
+    """
+    spec = bundle.content.classifier if stage == "classifier" else bundle.content.segmenter
+    opened = open_stage(bundle, stage, backend, threads=threads)
+    try:
+        return StageRunner(stage, spec, opened)
+    except BackendError:
+        opened.close()
+        raise
 
 
 def positive_probability(logits: NDArray[Any], spec: Stage) -> NDArray[np.float32]:

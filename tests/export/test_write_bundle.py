@@ -9,7 +9,7 @@ import pytest
 from onfh_export.write_bundle import bundle_from_checkpoints, read_config
 from onfh_runtime.bundle import load_bundle
 from onfh_runtime.errors import OnfhError, OutputError, UsageError
-from onfh_runtime.stages import StageRunner
+from onfh_runtime.stages import open_runner
 
 
 def test_the_runtime_loads_and_runs_it(bundle):
@@ -20,7 +20,7 @@ def test_the_runtime_loads_and_runs_it(bundle):
     assert any("Research use only" in notice for notice in loaded.content.notices)
     pixels = np.zeros((3, 1, *loaded.content.classifier.input.size), np.float32)
     for stage, shape in (("classifier", (3,)), ("segmenter", (3, *loaded.content.segmenter.input.size))):
-        runner = StageRunner(loaded, stage, "onnxruntime", threads=1)
+        runner = open_runner(loaded, stage, "onnxruntime", threads=1)
         assert runner.probabilities(pixels).shape == shape
         runner.close()
 

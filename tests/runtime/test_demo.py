@@ -63,12 +63,12 @@ def test_dciodvfy_finds_no_error_in_what_the_demo_wrote(demo):
 
 def test_batch_size_and_order_change_nothing(demo, tmp_path):
     """Probabilities to the last bit, whatever else is in the batch."""
-    from onfh_runtime.stages import StageRunner
+    from onfh_runtime.stages import open_runner
 
     bundle = load_bundle(demo_bundle())
     values = np.random.default_rng(0).normal(size=(9, 1, *bundle.content.classifier.input.size)).astype(np.float32)
     for stage in ("classifier", "segmenter"):
-        runner = StageRunner(bundle, stage)
+        runner = open_runner(bundle, stage)
         together = runner.probabilities(values)
         alone = np.concatenate([runner.probabilities(values[i : i + 1]) for i in range(len(values))])
         backwards = runner.probabilities(values[::-1])[::-1]

@@ -7,7 +7,7 @@ import pytest
 
 from onfh_runtime.bundle import Stage, load_bundle
 from onfh_runtime.errors import BackendError, BundleError, UsageError
-from onfh_runtime.stages import StageRunner, positive_probability
+from onfh_runtime.stages import open_runner, positive_probability
 
 
 def change_stage(folder, stage, **changes):
@@ -49,15 +49,15 @@ def test_probabilities_pass_as_they_are(tiny_bundle):
 
 def test_batches_change_nothing(tiny_bundle, bundle_folder):
     values = np.random.default_rng(0).random((11, 1, 32, 48)).astype(np.float32)
-    once = StageRunner(tiny_bundle, "classifier").probabilities(values)
+    once = open_runner(tiny_bundle, "classifier").probabilities(values)
     for batch in (1, 3, 11):
-        runner = StageRunner(change_stage(bundle_folder, "classifier", max_batch=batch), "classifier")
+        runner = open_runner(change_stage(bundle_folder, "classifier", max_batch=batch), "classifier")
         np.testing.assert_array_equal(runner.probabilities(values), once)
     np.testing.assert_allclose(once, 1 / (1 + np.exp(-40 * values.mean(axis=(1, 2, 3)))), rtol=1e-4)
 
 
 def test_no_slices_give_no_probabilities(tiny_bundle):
-    assert StageRunner(tiny_bundle, "segmenter").probabilities(np.empty((0, 1, 32, 48), np.float32)).shape == (
+    assert open_runner(tiny_bundle, "segmenter").probabilities(np.empty((0, 1, 32, 48), np.float32)).shape == (
         0,
         32,
         48,
@@ -76,21 +76,21 @@ def test_no_slices_give_no_probabilities(tiny_bundle):
 )
 def test_a_model_that_is_not_the_one_described(bundle_folder, changes):
     with pytest.raises(BackendError, match="stage_mismatch"):
-        StageRunner(change_stage(bundle_folder, "classifier", **changes), "classifier")
+        open_runner(change_stage(bundle_folder, "classifier", **changes), "classifier")
 
 
 def test_nan_is_refused(tiny_bundle):
     values = np.full((1, 1, 32, 48), np.nan, np.float32)
     with pytest.raises(BackendError, match="not_a_probability"):
-        StageRunner(tiny_bundle, "segmenter").probabilities(values)
+        open_runner(tiny_bundle, "segmenter").probabilities(values)
 
 
 def test_an_unknown_backend(tiny_bundle):
     with pytest.raises(UsageError, match="unknown_backend"):
-        StageRunner(tiny_bundle, "classifier", "abacus")
+        open_runner(tiny_bundle, "classifier", "abacus")
 
 
 def test_a_stage_without_fp32(bundle_folder):
     bundle = change_stage(bundle_folder, "classifier", models={"fp16": "classifier/model.onnx"})
     with pytest.raises(BundleError, match="precision_missing"):
-        StageRunner(bundle, "classifier")
+        open_runner(bundle, "classifier")

@@ -22,12 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run ``onfh inspect``; what is wrong with the bundle ends as an OnfhError."""
     from onfh_runtime.bundle import load_bundle
-    from onfh_runtime.stages import StageRunner
+    from onfh_runtime.stages import open_runner
 
     bundle = load_bundle(options.bundle)
     print(describe(bundle))
     for stage in ("classifier", "segmenter"):
-        runner = StageRunner(bundle, "classifier" if stage == "classifier" else "segmenter")
+        runner = open_runner(bundle, "classifier" if stage == "classifier" else "segmenter")
         print(f"{stage:11} opens on {runner.backend.name} ({runner.backend.precision}, {runner.backend.device})")
         runner.close()
     return 0
