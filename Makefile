@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= onfh-demo
 
-.PHONY: help demo test lint check-platforms bench train clean
+.PHONY: help demo test lint triton-server check-platforms bench bench-export train clean
 
 help:
 	@echo "make demo    analyse a phantom study with the demo bundle (writes $(OUT)/)"
 	@echo "make test    every check: ruff, mypy, pytest"
-	@echo "make bench   the figures of benchmarks/README.md"
+	@echo "make triton-server  a real Triton server in .venv-triton (450 MB), which some tests then use"
+	@echo "make bench   what an analysis costs; make bench-export: what an export costs"
 	@echo "make train   re-run the recipe of the demo stages (writes runs/; about an hour on two cores)"
 
 $(VENV)/created:
@@ -28,7 +29,8 @@ $(VENV)/runtime: $(VENV)/created setup.py pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/runtime
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) --editable '.[dev,export]'
+	$(PIP) --editable '.[dev,export,rtx,triton]'
+	$(PIP) --no-deps tensorrt-stubs
 	@touch $@
 
 demo: $(VENV)/runtime
@@ -42,14 +44,27 @@ lint: $(VENV)/dev
 test: lint
 	$(BIN)/python -m pytest
 
+# The server brings a Python backend and wants another NumPy, so it lives in an environment of its own.
+.venv-triton/created: constraints.txt
+	$(PYTHON) -m venv .venv-triton
+	grep '^onnxruntime==' constraints.txt > .venv-triton/requirements.txt
+	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check nvidia-pytriton==0.7.0 -r .venv-triton/requirements.txt
+	@touch $@
+
+triton-server: .venv-triton/created
+
 check-platforms: $(VENV)/created
 	$(BIN)/python benchmarks/check_platforms.py
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/spine.py
 
+bench-export: $(VENV)/dev
+	$(BIN)/python benchmarks/upernet_rewrite.py --json benchmarks/results/upernet-rewrite-2-core-cpu.json
+	$(BIN)/python benchmarks/export.py --json benchmarks/results/export-2-core-cpu.json
+
 train: $(VENV)/dev
 	$(BIN)/onfh train runs/phantoms --phantoms --out runs/demo
 
 clean:
-	rm -rf $(VENV) onfh-demo build *.egg-info
+	rm -rf $(VENV) .venv-triton onfh-demo build *.egg-info

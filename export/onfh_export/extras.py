@@ -8,7 +8,7 @@ from onfh_runtime.errors import MissingExtraError
 
 __all__ = ["require_export_extra"]
 
-_NEEDED = ("onnx", "onnxscript", "safetensors", "torch", "transformers")
+_NEEDED = ("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers", "yaml")
 
 
 def require_export_extra() -> None:

@@ -17,12 +17,14 @@ import transformers
 from onfh_export.assess import Thresholds, answers, frozen_thresholds, split_metrics
 from onfh_export.card import metrics_table, model_card
 from onfh_export.dataset import SPLITS, read_cases
+from onfh_export.exporting import ExportOptions, StageRequest, bundle_from_stages
 from onfh_export.fitting import classifier_from_slices, segmenter_from_slices, slices_of
 from onfh_export.networks import checkpoint_from_folder, parameter_count
+from onfh_export.phases import Phases
 from onfh_export.prepare import PreparedCase, prepare
 from onfh_export.recipe import Recipe
-from onfh_export.write_bundle import bundle_from_checkpoints
 from onfh_runtime import __version__
+from onfh_runtime.bundle import StageName
 from onfh_runtime.errors import UsageError
 from onfh_runtime.phantom.cohort import MARKER
 
@@ -41,6 +43,7 @@ def train(
     threads: int,
     say: Callable[[str], None],
     name: str = "onfh-demo",
+    parity_phantoms: int | None = None,
     force: bool = False,
 ) -> dict[str, Any] | None:
     """Train both stages on DATA, write everything to RUN and return the metrics.
@@ -57,6 +60,7 @@ def train(
         threads: threads that train.
         say: takes one line of progress.
         name: of the bundle.
+        parity_phantoms: on which the bundle's FP16 graphs are held against the networks; None for 12.
         force: replace RUN/bundle.
 
     Raises:
@@ -103,14 +107,17 @@ def train(
     config = bundle_config(recipe, thresholds, name=name, phantoms=phantoms, data=data)
     _write_json(run / "bundle-config.json", config)
     card = model_card(name, metrics, recipe.as_dict(), phantoms=phantoms)
-    bundle_from_checkpoints(
-        run / "classifier", run / "segmenter", config, run / "bundle", extra={"MODEL_CARD.md": card}, force=force
-    )
+    requests: dict[StageName, StageRequest] = {
+        "classifier": StageRequest(str(run / "classifier")),
+        "segmenter": StageRequest(str(run / "segmenter")),
+    }
+    options = ExportOptions(phantoms=parity_phantoms, force=force)
+    bundle_from_stages(requests, config, run / "bundle", options, card=card, phases=Phases(say))
     return metrics
 
 
 def bundle_config(recipe: Recipe, thresholds: Thresholds, *, name: str, phantoms: bool, data: Path) -> dict[str, Any]:
-    """The configuration :func:`~onfh_export.write_bundle.bundle_from_checkpoints` takes."""
+    """The configuration :func:`~onfh_export.exporting.bundle_from_stages` takes."""
     stage = {
         "activation": "softmax",
         "positive_class": 1,

@@ -22,7 +22,11 @@ def test_smoke(tmp_path, capsys):
     data, out = tmp_path / "data", tmp_path / "run"
     assert train.run(_args(data, "--out", out, "--smoke", "--workers", 1, "--threads", 1)) == 0
     bundle = load_bundle(out / "bundle")
-    assert set(bundle.content.files) == {"MODEL_CARD.md", "classifier/model.onnx", "segmenter/model.onnx"}
+    graphs = {f"{stage}/model{half}.onnx" for stage in ("classifier", "segmenter") for half in ("", ".fp16")}
+    assert set(bundle.content.files) == graphs | {"MODEL_CARD.md", "parity.json", "parity.png"}
+    card = (out / "bundle" / "MODEL_CARD.md").read_text()
+    assert "## Figures" in card
+    assert "## Parity" in card
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["splits"]) == {"validation", "test", "external"}
     assert bundle.content.gate.threshold == metrics["thresholds"]["gate"]

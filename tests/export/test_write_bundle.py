@@ -3,100 +3,74 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
-from onfh_export.write_bundle import bundle_from_checkpoints, read_config
+from onfh_export.write_bundle import new_bundle, seal_bundle, validated
 from onfh_runtime.bundle import load_bundle
-from onfh_runtime.errors import OnfhError, OutputError, UsageError
-from onfh_runtime.stages import open_runner
+from onfh_runtime.errors import OutputError, UsageError
 
 
-def test_the_runtime_loads_and_runs_it(bundle):
-    loaded = load_bundle(bundle)
-    assert sorted(loaded.content.files) == ["classifier/model.onnx", "segmenter/model.onnx"]
-    assert loaded.content.classifier.architecture == "ViTForImageClassification"
-    assert loaded.content.segmenter.architecture == "UperNetForSemanticSegmentation"
-    assert any("Research use only" in notice for notice in loaded.content.notices)
-    pixels = np.zeros((3, 1, *loaded.content.classifier.input.size), np.float32)
-    for stage, shape in (("classifier", (3,)), ("segmenter", (3, *loaded.content.segmenter.input.size))):
-        runner = open_runner(loaded, stage, "onnxruntime", threads=1)
-        assert runner.probabilities(pixels).shape == shape
-        runner.close()
+@pytest.fixture
+def content(bundle):
+    return json.loads((bundle / "bundle.json").read_text())
 
 
-def test_a_bundle_that_is_there_needs_force(bundle, checkpoints):
-    with pytest.raises(OutputError, match="bundle_exists"):
-        _write(checkpoints, bundle)
+def _copy(bundle, folder):
+    shutil.copytree(bundle, folder, dirs_exist_ok=True)
+    (folder / "bundle.json").unlink()
 
 
-def test_force_never_replaces_what_is_no_bundle(checkpoints, tmp_path):
+def test_it_appears_when_the_body_ends(bundle, content, tmp_path):
+    out = tmp_path / "deep" / "b"
+    with new_bundle(out) as folder:
+        _copy(bundle, folder)
+        seal_bundle(folder, content)
+        assert not out.exists()
+    assert load_bundle(out).content == load_bundle(bundle).content
+    assert [p.name for p in out.parent.iterdir()] == ["b"]
+
+
+def test_plans_are_not_hashed(bundle, content, tmp_path):
+    with new_bundle(tmp_path / "b") as folder:
+        _copy(bundle, folder)
+        (folder / "engines").mkdir()
+        (folder / "engines" / "x.plan").write_bytes(b"x")
+        seal_bundle(folder, content)
+    assert not any(name.startswith("engines") for name in load_bundle(tmp_path / "b").content.files)
+
+
+def test_a_bundle_that_is_there_needs_force(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    with pytest.raises(OutputError, match="bundle_exists"), new_bundle(tmp_path / "b"):
+        pytest.fail("the body ran")
+
+
+def test_force_never_replaces_what_is_no_bundle(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(OutputError, match="no bundle"):
-        _write(checkpoints, tmp_path, force=True)
+    with pytest.raises(OutputError, match="no bundle"), new_bundle(tmp_path, force=True):
+        pytest.fail("the body ran")
     assert (tmp_path / "thesis.txt").read_text() == "x"
 
 
-def test_a_failed_export_leaves_the_old_bundle(bundle, checkpoints, tmp_path, monkeypatch):
-    out = tmp_path / "b"
-    shutil.copytree(bundle, out)
-    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-
-    def broken(*_):
-        raise OnfhError("onnx_mismatch", "no")
-
-    monkeypatch.setattr("onfh_export.write_bundle.onnx_from_network", broken)
-    with pytest.raises(OnfhError, match="onnx_mismatch"):
-        _write(checkpoints, out, force=True)
-    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+def test_force_replaces_and_leaves_nothing_behind(bundle, content, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "stale").write_text("x")
+    with new_bundle(tmp_path / "b", force=True) as folder:
+        _copy(bundle, folder)
+        seal_bundle(folder, content)
+    assert not (tmp_path / "b" / "stale").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-def test_force_replaces_and_leaves_nothing_behind(bundle, checkpoints, tmp_path, monkeypatch):
-    out = tmp_path / "b"
-    shutil.copytree(bundle, out)
-    (out / "stale").write_text("x")
-
-    def copied(network, _, path):
-        shutil.copy(bundle / path.parent.name / "model.onnx", path)
-
-    monkeypatch.setattr("onfh_export.write_bundle.onnx_from_network", copied)
-    loaded = bundle_from_checkpoints(
-        checkpoints / "classifier", checkpoints / "segmenter", read_config(checkpoints / "config.json"), out,
-        extra={"MODEL_CARD.md": "# card\n"}, force=True,
-    )  # fmt: skip
-    assert not (out / "stale").exists()
-    assert "MODEL_CARD.md" in loaded.content.files
+def test_a_failure_leaves_the_old_bundle(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "b")
+    before = {p: p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()}
+    with pytest.raises(FileNotFoundError), new_bundle(tmp_path / "b", force=True) as folder:
+        (folder / "half").rename(folder / "no" / "where")
+    assert {p: p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-def test_swapped_stages_are_refused(checkpoints, tmp_path):
-    config = read_config(checkpoints / "config.json")
-    with pytest.raises(UsageError, match="stage_mismatch"):
-        bundle_from_checkpoints(checkpoints / "segmenter", checkpoints / "classifier", config, tmp_path / "b")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_size_the_checkpoint_does_not_take_is_refused(checkpoints, tmp_path):
-    config = read_config(checkpoints / "config.json")
-    config["classifier"]["input"]["size"] = [32, 32]
-    with pytest.raises(UsageError, match="stage_mismatch"):
-        bundle_from_checkpoints(checkpoints / "classifier", checkpoints / "segmenter", config, tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [({"gate": {"threshold": 2}}, "gate.threshold"), ({"surprise": 1}, "surprise"), ({"files": {}}, "files")],
-)
-def test_a_wrong_configuration_is_named(checkpoints, tmp_path, change, word):
-    path = tmp_path / "c.json"
-    path.write_text(json.dumps({**json.loads((checkpoints / "config.json").read_text()), **change}))
-    with pytest.raises(UsageError, match=word):
-        bundle_from_checkpoints(
-            checkpoints / "classifier", checkpoints / "segmenter", read_config(path), tmp_path / "b"
-        )
-
-
-def _write(checkpoints, out, force=False):
-    config = read_config(checkpoints / "config.json")
-    return bundle_from_checkpoints(checkpoints / "classifier", checkpoints / "segmenter", config, out, force=force)
+def test_every_wrong_field_is_named(content):
+    with pytest.raises(UsageError, match=r"gate\.threshold.*surprise"):
+        validated({**content, "gate": {"threshold": 2}, "surprise": 1})

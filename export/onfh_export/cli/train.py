@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     train(
         args.data, args.out, recipe, workers=args.workers, threads=args.threads, say=_say, name=args.name,
-        force=args.force,
+        parity_phantoms=2 if args.smoke else None, force=args.force,
     )  # fmt: skip
     return 0
 

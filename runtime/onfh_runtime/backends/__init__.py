@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "StageBackend", "TensorSpec", "open_stage"]
 
-BACKENDS = ("auto", "onnxruntime")
-"""Names that ``--backend`` takes; ``auto`` is the best that runs here."""
+BACKENDS = ("auto", "onnxruntime", "triton:URL")
+"""What ``--backend`` takes; ``auto`` is the best that runs here and never one that leaves the machine."""
 
 
 def open_stage(
@@ -22,10 +22,15 @@ def open_stage(
     """Open a stage of a bundle on the named backend.
 
     Raises:
-        UsageError: ``unknown_backend``.
+        UsageError: ``unknown_backend`` or ``triton_url_invalid``.
+        MissingExtraError: the backend's library is not installed.
         BundleError: ``precision_missing``.
         BackendError: the stage cannot be loaded.
     """
+    if backend.startswith("triton:"):
+        from onfh_runtime.backends.triton_backend import TritonBackend
+
+        return TritonBackend(backend.removeprefix("triton:"), stage, bundle=bundle)
     if backend not in BACKENDS:
         raise UsageError(
             "unknown_backend", f"There is no backend {backend!r}.", f"Choose one of {', '.join(BACKENDS)}."

@@ -20,6 +20,7 @@ OPTIONAL = (
     ("torch", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
     ("transformers", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
     ("onnx", "onfh export", "pip install 'onfh-edge[export]'"),
+    ("tritonclient", "the backend triton:URL", "pip install 'onfh-edge[triton]'"),
 )
 
 
@@ -42,7 +43,18 @@ def run(options: argparse.Namespace) -> int:
         import onnxruntime
 
         print(f"backends     onnxruntime ({', '.join(onnxruntime.get_available_providers())}); used: CPU")
+    print(_engines())
     return 1 if missing else 0
+
+
+def _engines() -> str:
+    """The TensorRT flavours that load here, what they build plans for, and the GPUs."""
+    from onfh_runtime.engines import find_flavours, find_gpus, known_targets
+
+    flavours = [f"{each.name} {each.version} (for {', '.join(known_targets(each))})" for each in find_flavours()]
+    gpus = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in find_gpus()) or "no NVIDIA GPU found"
+    missing = "no TensorRT; onfh export builds plans with it: pip install 'onfh-edge[rtx]'"
+    return f"engines      {'; '.join(flavours) or missing}\ngpus         {gpus}"
 
 
 def _version(name: str) -> str | None:

@@ -24,6 +24,19 @@ class Progress:
         self._total = total
         self._draw()
 
+    def begin(self, label: str) -> None:
+        """Turn to another job, whose number of items is not known yet."""
+        self._clear()
+        self._label, self._total, self._done = label, 0, 0
+        if self._live:
+            self._stream.write(f"\r{label} ...")
+            self._stream.flush()
+
+    def at(self, done: int, total: int) -> None:
+        """Set how many items there are and how many are finished."""
+        self._done, self._total = done, total
+        self._draw()
+
     def line(self, text: str, *, file: TextIO | None = None) -> None:
         """Print a line above the bar, to stdout unless ``file`` is given."""
         self._clear()

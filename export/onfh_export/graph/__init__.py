@@ -1,0 +1,1 @@
+"""Exact rewrites and precision passes over ONNX graphs."""

@@ -1,0 +1,106 @@
+"""The TensorRT plans of a bundle: which are wanted, and building them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onfh_export.phases import Phases
+from onfh_runtime.bundle import Bundle, Precision, StageName
+from onfh_runtime.engines import (
+    EngineOptions,
+    Flavour,
+    Profile,
+    check_target,
+    find_gpus,
+    flavour,
+    known_targets,
+    plan_from_onnx,
+    write_plan,
+)
+from onfh_runtime.errors import UsageError
+
+__all__ = ["PlanRequest", "requested_plans", "write_plans"]
+
+_STAGES: tuple[StageName, ...] = ("classifier", "segmenter")
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """One flavour and one compute capability."""
+
+    flavour: Flavour
+    target: str
+
+
+def requested_plans(flavours: Sequence[str], targets: Sequence[str]) -> tuple[PlanRequest, ...]:
+    """Every flavour with every target, checked before any work is done.
+
+    Args:
+        flavours: names.
+        targets: compute capabilities such as ``sm89``; empty for the GPU of this machine.
+
+    Raises:
+        UsageError: ``flavour_unknown``, ``target_unknown``, or ``target_missing`` when none is given and there is no
+            GPU to take it from.
+        MissingExtraError: ``flavour_missing``.
+    """
+    opened = [flavour(name) for name in dict.fromkeys(flavours)]
+    if opened and not targets:
+        targets = list(dict.fromkeys(gpu.target for gpu in find_gpus()))
+        if not targets:
+            known = ", ".join(known_targets(opened[0])) or "none, without a GPU"
+            raise UsageError(
+                "target_missing",
+                "This machine has no NVIDIA GPU to build plans for.",
+                f"Name the GPUs they are for, such as --targets sm86,sm89; {opened[0].name} knows {known}.",
+            )
+    for each in opened:
+        check_target(each, targets)
+    return tuple(PlanRequest(each, target) for each in opened for target in dict.fromkeys(targets))
+
+
+def write_plans(
+    folder: Path,
+    requests: Sequence[PlanRequest],
+    content: Bundle,
+    precision: Precision,
+    options: EngineOptions | None,
+    phases: Phases,
+) -> None:
+    """Build every plan of both stages and write it below ``folder/engines``.
+
+    Args:
+        folder: of the bundle, with its ONNX files.
+        requests: from :func:`requested_plans`.
+        content: the bundle's stages.
+        precision: of the ONNX file to build from.
+        options: None for one profile from 1 to each stage's largest batch.
+        phases: told of every build.
+
+    Raises:
+        BackendError: a plan could not be built, or is not in the precision asked for.
+        OutputError: ``output_unwritable``.
+    """
+    for request in requests:
+        for stage in _STAGES:
+            spec = content.classifier if stage == "classifier" else content.segmenter
+            chosen = options or EngineOptions()
+            if options is None or not options.profiles:
+                chosen = replace(chosen, profiles=(Profile(1, spec.max_batch, spec.max_batch),))
+            name = f"{stage}: {request.flavour.name} plan for {request.target}"
+            with phases.phase(name):
+                built = plan_from_onnx(
+                    folder / spec.models[precision],
+                    request.flavour,
+                    request.target,
+                    chosen,
+                    expect_half=precision != "fp32",
+                    progress=lambda _phase, done, total: phases.step(done, total),
+                )
+                write_plan(folder, stage, built, onnx=spec.models[precision], precision=precision)
+            phases.say(
+                f"  {len(built.data) / 1e6:.1f} MB, {built.half_share.tensors:.0%} of its network's tensors are half"
+                + ("" if built.engine_half_share is None else f", {built.engine_half_share:.0%} of the engine's")
+            )

@@ -1,0 +1,177 @@
+"""Both stages in a reduced precision, searched on a few rows and judged on whole studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onfh_export.graph.islands import Islands, find_islands
+from onfh_export.graph.precision import Io, emulated, half_from_float
+from onfh_export.parity import Column, Parity, compare
+from onfh_export.parity_limits import breaches
+from onfh_export.phases import Phases
+from onfh_export.reference import Reference, ReferenceStudy, sample_rows
+from onfh_export.row_gate import row_gate
+from onfh_export.stage_graph import STAGES, FloatStage
+from onfh_runtime.backends import StageBackend
+from onfh_runtime.backends.ort_backend import OrtBackend
+from onfh_runtime.bundle import Bundle, Stage, StageName
+from onfh_runtime.preprocess import stage_input
+from onfh_runtime.stages import StageRunner
+
+__all__ = ["Half", "Reduced", "compared", "reduced_and_compared"]
+
+Half = Literal["fp16", "bf16"]
+_ROWS_GMAC = 600.0
+_ROWS = (4, 24)
+"""Rows the search looks at: as many as so much work allows, within these bounds."""
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Both stages in a half precision: the files in the bundle, and what stays FP32 in each."""
+
+    precision: Half
+    paths: dict[StageName, Path]
+    islands: dict[StageName, Islands]
+
+
+def reduced_and_compared(
+    folder: Path,
+    scratch: Path,
+    stages: Mapping[StageName, FloatStage],
+    rules: Bundle,
+    reference: Reference,
+    *,
+    precision: Half,
+    io: Io,
+    phases: Phases,
+) -> tuple[Reduced, Parity]:
+    """Find the islands of both stages, write their half graphs, and take the reference through every column.
+
+    The search sees a sample of rows. If whole studies breach a limit nevertheless, their rows are added and the search
+    is run once more.
+
+    Args:
+        folder: of the bundle; gets ``<stage>/model.<precision>.onnx``.
+        scratch: for the graphs that stand in for them on this CPU.
+        stages: the FP32 graphs.
+        rules: thresholds, and the limits the search has to keep.
+        reference: the studies.
+        precision: of everything that is no island.
+        io: of the half graphs' inputs and outputs.
+        phases: told of every phase.
+    """
+    rows = {stage: _rows(stage, stages, reference.studies) for stage in STAGES}
+    previous: dict[StageName, frozenset[str]] = {}
+    while True:
+        found: dict[StageName, Islands] = {}
+        paths: dict[StageName, Path] = {}
+        emulations: dict[StageName, Path] = {}
+        for stage in STAGES:
+            with phases.phase(f"{stage}: {precision} islands"):
+                model = onnx.load(stages[stage].path)
+                found[stage] = _islands(stage, model, rows[stage], stages[stage].spec, rules, precision, io)
+                keep = found[stage].keep
+                paths[stage] = folder / stage / f"model.{precision}.onnx"
+                emulations[stage] = scratch / stage / "emulated.onnx"
+                emulations[stage].parent.mkdir(exist_ok=True)
+                onnx.save(half_from_float(model, dtype=precision, keep=keep, io=io), paths[stage])
+                onnx.save(emulated(model, dtype=precision, keep=keep, io=io), emulations[stage])
+        with phases.phase("parity on the reference"):
+            parity = compared(stages, rules, reference, phases, emulations=emulations, precision=precision)
+        kept = {stage: frozenset(found[stage].keep) for stage in STAGES}
+        breached = {name for breach in breaches(parity, rules.parity) for name in breach.studies}
+        if previous or not breached:
+            return Reduced(precision, paths, found), parity
+        phases.say("  a limit is breached; the search is run again with slices of those studies")
+        previous = kept
+        worst = [study for study in reference.studies if study.label in breached]
+        rows = {stage: np.concatenate([rows[stage], _rows(stage, stages, worst)]) for stage in STAGES}
+
+
+def compared(
+    stages: Mapping[StageName, FloatStage],
+    rules: Bundle,
+    reference: Reference,
+    phases: Phases,
+    *,
+    emulations: Mapping[StageName, Path] | None = None,
+    precision: Half = "fp16",
+) -> Parity:
+    """Take the reference through every column: the sources, ONNX FP32, and what stands in for the half graphs.
+
+    Args:
+        stages: the FP32 graphs and the sources they came from.
+        rules: thresholds.
+        reference: the studies.
+        phases: told of the progress.
+        emulations: for each stage the graph that stands in for its half graph on this CPU, if there is one.
+        precision: of those.
+    """
+    with ExitStack() as opened:
+        sources = {
+            stage: opened.enter_context(_running(stage, s.source_spec, s.source())) for stage, s in stages.items()
+        }
+        kinds = {runner.backend.name for runner in sources.values()}
+        name = "torch fp32" if kinds == {"torch"} else "source fp32"
+        columns = [Column(name, "reference", sources["classifier"], sources["segmenter"])]
+        graphs = {"onnx fp32": {stage: made.path for stage, made in stages.items()}}
+        if emulations is not None:
+            graphs[f"onnx {precision}"] = dict(emulations)
+        for name, paths in graphs.items():
+            half = name != "onnx fp32"
+            runners = {
+                stage: opened.enter_context(
+                    _running(stage, stages[stage].spec, OrtBackend(path, precision=precision if half else "fp32"))
+                )
+                for stage, path in paths.items()
+            }
+            kind: Literal["emulated", "computed"] = "emulated" if half else "computed"
+            columns.append(Column(name, kind, runners["classifier"], runners["segmenter"]))
+        return compare(reference.studies, rules, columns, progress=phases.step)
+
+
+@contextmanager
+def _running(stage: StageName, spec: Stage, backend: StageBackend) -> Iterator[StageRunner]:
+    try:
+        yield StageRunner(stage, spec, backend)
+    finally:
+        backend.close()
+
+
+def _rows(
+    stage: StageName, stages: Mapping[StageName, FloatStage], studies: Sequence[ReferenceStudy]
+) -> NDArray[np.float32]:
+    """Rows of the stage's input; of studies without truth, those that stage 1 finds most positive come first."""
+    made = stages[stage]
+    least, most = _ROWS
+    count = int(np.clip(_ROWS_GMAC / max(made.graph.gmac, 1e-3), least, most))
+    scores = None
+    if all(study.truth is None for study in studies):
+        first = stages["classifier"]
+        with _running("classifier", first.spec, OrtBackend(first.path, precision="fp32")) as runner:
+            scores = [runner.probabilities(stage_input(study.prepared.seen, first.spec.input)) for study in studies]
+    return sample_rows(studies, made.spec.input, count, _SEED, scores=scores)
+
+
+def _islands(
+    stage: StageName,
+    model: onnx.ModelProto,
+    rows: NDArray[np.float32],
+    spec: Stage,
+    rules: Bundle,
+    precision: Half,
+    io: Io,
+) -> Islands:
+    threshold = rules.slice_threshold if stage == "classifier" else rules.mask_threshold
+    gate = row_gate(rows, spec, stage, model, rules.parity, threshold)
+    return find_islands(model, rows, gate, dtype=precision, io=io)
