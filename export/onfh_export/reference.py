@@ -22,9 +22,9 @@ from onfh_export.parity_compare import Truth
 from onfh_export.prepare import _labels_on, mask_on_stack
 from onfh_export.reference_phantoms import phantom_studies
 from onfh_runtime.answer import Prepared, prepare
-from onfh_runtime.bundle import Bundle, StageInput
+from onfh_runtime.bundle import Bundle, SeriesRules, StageInput
 from onfh_runtime.dicom import Candidate, find_series, read_volume
-from onfh_runtime.dicom.choice import by_preference
+from onfh_runtime.dicom.choice import by_preference, eligible
 from onfh_runtime.errors import OutputError, SeriesError, UsageError
 from onfh_runtime.phantom import LABEL_MIN_AREA_MM2
 from onfh_runtime.preprocess import stage_input
@@ -108,7 +108,7 @@ def reference_studies(
         elif (folder / "cases.csv").is_file():
             total, sources = _of_cases(folder)
         else:
-            total, sources = _of_folder(folder, refusals)
+            total, sources = _of_folder(folder, rules.series, refusals)
         for done, source in enumerate(sources, 1):
             study = _first_usable(source, rules, refusals)
             if study is not None:
@@ -179,14 +179,15 @@ def _of_cases(folder: Path) -> tuple[int, Iterator[_Source]]:
     return len(cases), ((None, find_series([case.series])[0], case.truth) for case in cases)
 
 
-def _of_folder(folder: Path, refusals: list[tuple[str, str]]) -> tuple[int, Iterator[_Source]]:
+def _of_folder(folder: Path, rules: SeriesRules, refusals: list[tuple[str, str]]) -> tuple[int, Iterator[_Source]]:
     def unreadable(_path: Path, code: str, text: str) -> None:
         refusals.append((code, text))
 
     candidates, skipped = find_series([folder], report=unreadable)
-    refusals += [(other.code, other.text) for other in skipped]
+    candidates, left_out = eligible(candidates, rules)
+    refusals += [(other.code, other.text) for other in skipped + left_out]
     ordered = sorted(candidates, key=_study)
-    studies = [by_preference(list(group)) for _, group in groupby(ordered, _study)]
+    studies = [by_preference(list(group), rules) for _, group in groupby(ordered, _study)]
     return len(studies), ((None, series, None) for series in studies)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onfh_runtime.errors import BundleError
 
@@ -27,6 +28,7 @@ __all__ = [
     "ParityLimits",
     "PatientRule",
     "Precision",
+    "SeriesRules",
     "Stage",
     "StageInput",
     "StageName",
@@ -144,15 +146,47 @@ class Coverage(_Model):
     in_plane_mm: float | None = Field(None, ge=0)
 
 
+class SeriesRules(_Model):
+    """Which CT series of a study are analysed, and which of them is preferred.
+
+    A series outside a limit is listed as skipped. ``max_slice_spacing_mm`` is the distance between images (the femoral
+    heads are searched up to 6 mm), ``max_thickness_mm`` the stated Slice Thickness (an image that states none passes),
+    ``min_coverage_mm`` the extent across all slices. Kernels are regular expressions, any case, searched in Convolution
+    Kernel. ``prefer`` orders the series that are analysed, first criterion first: ``kernel`` by the first of
+    ``preferred_kernels`` that is found, ``plane`` by the order of ``planes``, ``coronal_pixel`` the finest coronal
+    pixel, ``images`` the most images.
+    """
+
+    planes: tuple[Literal["axial", "coronal"], ...] = Field(("axial", "coronal"), min_length=1)
+    max_slice_spacing_mm: float = Field(6.0, gt=0)
+    max_thickness_mm: float | None = Field(None, gt=0)
+    min_coverage_mm: float = Field(0.0, ge=0)
+    refused_kernels: tuple[str, ...] = ()
+    preferred_kernels: tuple[str, ...] = ()
+    prefer: tuple[Literal["kernel", "plane", "coronal_pixel", "images"], ...] = ("kernel", "coronal_pixel", "images")
+
+    @field_validator("refused_kernels", "preferred_kernels")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+        return patterns
+
+
 class ParityLimits(_Model):
     """How far a reduced precision may move the answers on the reference studies; beyond them, export fails.
 
-    ``patient_flips``: patients whose state changes. ``slice_flips``: share of slices that change sides of the slice
-    threshold. ``probability_drift``: largest change of a slice's probability. ``mask_dice``: least Dice between the
-    FP32 and the reduced mask of a study. ``auc_change``: of slices and of patients, where the reference has truth.
+    ``patient_flips``, ``side_flips``: patients and sides whose state changes. ``slice_flips``: share of slices that
+    change sides of the slice threshold. ``probability_drift``: largest change of a slice's probability. ``mask_dice``:
+    least Dice between the FP32 and the reduced mask of a study. ``auc_change``: of slices and of patients, where the
+    reference has truth.
     """
 
     patient_flips: int = Field(0, ge=0)
+    side_flips: int = Field(0, ge=0)
     slice_flips: float = Field(0.01, ge=0, le=1)
     probability_drift: float = Field(0.02, ge=0, le=1)
     mask_dice: float = Field(0.995, ge=0, le=1)
@@ -167,6 +201,7 @@ class Bundle(_Model):
     version: str
     description: str = ""
     notices: tuple[str, ...] = ()
+    series: SeriesRules = SeriesRules()
     slice_spacing_mm: float = Field(gt=0)
     coverage: Coverage
     classifier: Stage

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onfh_runtime.analysis import Analysis, software, without_answer
-from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.bundle import LoadedBundle, SeriesRules
 from onfh_runtime.dicom import Candidate, Skipped, find_series
-from onfh_runtime.dicom.choice import by_preference
+from onfh_runtime.dicom.choice import by_preference, eligible
 from onfh_runtime.errors import OutputError
+from onfh_runtime.outputs.anonymous import anonymised
 from onfh_runtime.outputs.files import ensure_writable
 from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_result, write_series, write_study
 from onfh_runtime.pipeline import Pipeline, as_onfh_error
+from onfh_runtime.private_log import traceback_without_messages
 from onfh_runtime.result import Note, Result, SeriesEntry, Study
 
 __all__ = ["Report", "infer"]
@@ -45,6 +47,8 @@ def infer(
     bundle: LoadedBundle,
     backend: str = "auto",
     threads: int = 0,
+    secondary_capture: bool = False,
+    anonymous: bool = False,
     on_unreadable: Callable[[Path, str, str], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     on_result: Callable[[Result, Path], None] | None = None,
@@ -57,6 +61,8 @@ def infer(
         bundle: a bundle from :func:`load_bundle`.
         backend: a name of :data:`onfh_runtime.backends.BACKENDS`.
         threads: threads for one operator, 0 for every core.
+        secondary_capture: whether the outline of a mask is also written as pictures.
+        anonymous: whether the outputs leave the patient out; their UIDs stay those of the source.
         on_unreadable: told of each file that looks like DICOM and cannot be read: path, code, sentence.
         on_start: told how many series will be analysed.
         on_result: told of each series' result and folder once they are written.
@@ -74,12 +80,18 @@ def infer(
         if on_unreadable is not None:
             on_unreadable(path, code, text)
 
+    rules = bundle.content.series
     candidates, skipped = find_series(inputs, report=on_problem)
-    studies = _by_study([_warned(candidate, unreadable) for candidate in candidates], skipped)
+    candidates, left_out = eligible(candidates, rules)
+    skipped += left_out
+    if anonymous:  # a series description is free text
+        candidates = [replace(candidate, description="") for candidate in candidates]
+        skipped = [replace(other, description="") for other in skipped]
+    studies = _by_study([_warned(candidate, unreadable) for candidate in candidates], skipped, rules)
     if on_start is not None:
         on_start(len(candidates))
     report = Report()
-    writer = _Writer(out, bundle)
+    writer = _Writer(out, bundle, secondary_capture=secondary_capture, anonymous=anonymous)
     with Pipeline(bundle, backend=backend, threads=threads) as pipeline:
         outcomes = pipeline.run((candidate for found, _ in studies.values() for candidate in found), writer.write)
         for uid, (found, others) in studies.items():
@@ -101,16 +113,24 @@ def infer(
 class _Writer:
     """The write lane. The first series of a study that is written as succeeded is the study's preferred one."""
 
-    def __init__(self, out: Path, bundle: LoadedBundle) -> None:
+    def __init__(self, out: Path, bundle: LoadedBundle, *, secondary_capture: bool, anonymous: bool) -> None:
         self._out, self._bundle = out, bundle
+        self._secondary_capture, self._anonymous = secondary_capture, anonymous
         self._preferred: set[str] = set()
 
     def write(self, analysis: Analysis) -> Analysis:
         """Write a series; one that cannot be put into words is written as failed. OutputError passes."""
+        if self._anonymous:
+            analysis = anonymised(analysis)
         result = analysis.result
         preferred = result.status == "succeeded" and result.study_instance_uid not in self._preferred
         try:
-            written = write_series(self._out, analysis.replace(preferred=preferred), self._bundle)
+            written = write_series(
+                self._out,
+                analysis.replace(preferred=preferred),
+                self._bundle,
+                secondary_capture=self._secondary_capture,
+            )
         except OutputError:
             raise
         except Exception as error:
@@ -121,7 +141,7 @@ class _Writer:
             except OutputError:
                 raise
             except Exception as again:  # not even the failure can be put into DICOM
-                _log.error("no report of a failed series", exc_info=again)
+                _log.error("no report of a failed series: %s", traceback_without_messages(again))
                 return write_result(self._out, failed)
         if preferred:
             self._preferred.add(result.study_instance_uid)
@@ -138,11 +158,13 @@ def _warned(candidate: Candidate, unreadable: list[Path]) -> Candidate:
     return replace(candidate, warnings=(*candidate.warnings, ("unreadable_files", text)))
 
 
-def _by_study(candidates: list[Candidate], skipped: list[Skipped]) -> dict[str, tuple[list[Candidate], list[Skipped]]]:
+def _by_study(
+    candidates: list[Candidate], skipped: list[Skipped], rules: SeriesRules
+) -> dict[str, tuple[list[Candidate], list[Skipped]]]:
     uids = sorted({c.study_instance_uid for c in candidates} | {s.study_instance_uid for s in skipped})
     return {
         uid: (
-            by_preference([c for c in candidates if c.study_instance_uid == uid]),
+            by_preference([c for c in candidates if c.study_instance_uid == uid], rules),
             [s for s in skipped if s.study_instance_uid == uid],
         )
         for uid in uids
@@ -165,6 +187,7 @@ def _entry(result: Result, candidate: Candidate, folder: Path) -> SeriesEntry:
 def _skipped_entry(skipped: Skipped) -> SeriesEntry:
     return SeriesEntry(
         series_instance_uid=skipped.series_instance_uid,
+        part=skipped.part,
         description=skipped.description,
         outcome="skipped",
         reason=Note(code=skipped.code, text=skipped.text),

@@ -17,6 +17,7 @@ from onfh_runtime.analysis import Analysis, analyse, engine_of, without_answer
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage, read_volume
 from onfh_runtime.errors import BackendError, OnfhError
+from onfh_runtime.private_log import traceback_without_messages
 from onfh_runtime.stages import StageRunner, open_runner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
@@ -124,13 +125,13 @@ class Pipeline:
 
 
 def as_onfh_error(error: Exception) -> OnfhError:
-    """The error itself when it is ours; otherwise ``internal_error``, with the traceback in the log.
+    """The error itself when it is ours; otherwise ``internal_error``, with the places it came through in the log.
 
-    The text names only the class: a message from elsewhere might hold what must not be written.
+    Text and log name only the class: a message from elsewhere might hold what must not be written.
     """
     if isinstance(error, OnfhError):
         return error
-    _log.error("unexpected error", exc_info=error)
+    _log.error("unexpected error: %s", traceback_without_messages(error))
     return BackendError(
         "internal_error",
         f"The analysis stopped at an unexpected {type(error).__name__}.",

@@ -6,22 +6,76 @@ voxel centres to millimetres in the DICOM patient system: LPS, +x to the patient
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AIR_HU", "CoronalStack", "Volume", "spacing_from_affine"]
+from onfh_runtime.errors import SeriesError
+
+__all__ = [
+    "AIR_HU",
+    "MAX_SHEAR_MM",
+    "MAX_TILT_DEG",
+    "CoronalStack",
+    "Volume",
+    "is_tilted",
+    "spacing_from_affine",
+    "stack_axes",
+]
 
 AIR_HU = -1000.0
 """What a voxel that was never measured (PixelPaddingValue) is taken to be."""
+
+CANONICAL_AXES = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+"""Directions in LPS of a coronal stack's (slice, row, column) axes: to the back, to the feet, to the patient's left."""
+
+MAX_SHEAR_MM = 0.5
+"""Sideways shift of the last slice against the first: less than the pixel of any body CT, more than rounding gives."""
+
+MAX_TILT_DEG = 30.0
+"""Gantries tilt no further."""
 
 
 def spacing_from_affine(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     """Distances between neighbouring voxel centres along (slice, row, column), in mm."""
     s, r, c = np.linalg.norm(affine[:3, :3], axis=0)
     return float(s), float(r), float(c)
+
+
+def stack_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """For each axis of a coronal stack, the volume axis nearest to it, and whether that one runs the other way."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    agreement = CANONICAL_AXES @ directions
+    best = max(permutations(range(3)), key=lambda p: sum(abs(agreement[i, p[i]]) for i in range(3)))
+    return best, tuple(bool(agreement[i, best[i]] < 0) for i in range(3))  # type: ignore[return-value]
+
+
+def is_tilted(affine: NDArray[np.float64], slices: int) -> bool:
+    """Whether axial slices are shifted front to back against each other, as a tilted gantry leaves them.
+
+    Raises:
+        SeriesError: ``gantry_tilt``, the slices are sheared in a way that no coronal stack is made of: sideways, by
+            more than :data:`MAX_TILT_DEG`, or against a coronal plane.
+    """
+    travel = affine[:3, 0] * (slices - 1)
+    shear = [float(travel @ affine[:3, axis] / np.linalg.norm(affine[:3, axis])) for axis in (1, 2)]
+    across = math.hypot(*shear)
+    if across <= MAX_SHEAR_MM:
+        return False
+    angle = math.degrees(math.asin(min(1.0, across / float(np.linalg.norm(travel)))))
+    (_, down, sideways), _ = stack_axes(affine)
+    if down == 0 and abs(shear[sideways - 1]) <= MAX_SHEAR_MM and angle <= MAX_TILT_DEG:
+        return True
+    raise SeriesError(
+        "gantry_tilt",
+        f"The slices are sheared by {angle:.1f} degrees ({across:.1f} mm between the first and the last), which is not "
+        f"what a tilted gantry does: axial slices shifted front to back, at {MAX_TILT_DEG:.0f} degrees at most.",
+        "Send an axial series without tilt, or a coronal reformat.",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
-"""A bundle small enough to follow by hand, made of real ONNX files."""
+"""A bundle small enough to follow by hand, made of real ONNX files; phantoms; a browser."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,6 +111,16 @@ def tiny_bundle(bundle_folder: Path) -> LoadedBundle:
 
 
 @pytest.fixture(scope="session")
+def write_tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedBundle]:
+    """Makes the tiny bundle with fields of the top level replaced."""
+
+    def written(**changes: object) -> LoadedBundle:
+        return load_bundle(write_bundle(tmp_path_factory.mktemp("bundle") / "tiny", **changes))
+
+    return written
+
+
+@pytest.fixture(scope="session")
 def phantom_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A patient with a lesion on the right, small enough for a test: axial, coronal, truth. Do not write to it."""
     from onfh_runtime.phantom import write_demo_study
@@ -131,3 +146,111 @@ def open_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LoadedB
         return load_bundle(folder)
 
     return opened
+
+
+@pytest.fixture
+def errors_of() -> Callable[[Path], list[str]]:
+    """What dciodvfy (dicom3tools) calls an error in a file."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        pytest.skip("dciodvfy is not installed: apt install dicom3tools")
+
+    def check(path: Path) -> list[str]:
+        done = subprocess.run([validator, str(path)], capture_output=True, text=True, check=False)
+        assert path.stat().st_size > 1000
+        lines = (done.stdout + done.stderr).splitlines()
+        assert any(kind in line for line in lines for kind in ("SR", "Segmentation", "SCImage")), lines
+        return [line for line in lines if line.startswith("Error")]
+
+    return check
+
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+KEYS = {"Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Right": "\ue014", "Tab": "\ue004"}
+
+
+class Browser:
+    """One session of a headless Chromium, driven through chromedriver's W3C WebDriver protocol."""
+
+    def __init__(self, base: str, profile: Path) -> None:
+        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
+        wanted = {"browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
+        self._base = base
+        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self._base = f"{base}/session/{session['sessionId']}"
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def js(self, script: str) -> Any:
+        return self.call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def cdp(self, command: str, **parameters: object) -> Any:
+        return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def open(self, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("POST", "/url", {"url": path.as_uri()})
+
+    def press(self, *keys: str) -> None:
+        strokes = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
+
+    def click(self, element_id: str) -> None:
+        found = self.call("POST", "/element", {"using": "css selector", "value": f"#{element_id}"})
+        self.call("POST", f"/element/{next(iter(found.values()))}/click", {})
+
+    def text(self, element_id: str) -> str:
+        return str(self.js(f"return document.getElementById('{element_id}').innerText"))
+
+    def wait_for(self, condition: Any) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "the page never changed"
+            time.sleep(0.02)
+
+    def errors(self) -> list[Any]:
+        """Console entries since the last call, less Chromium's advice about these tests' own reading of pixels."""
+        log = self.call("POST", "/se/log", {"type": "browser"})
+        return [entry for entry in log if "Multiple readback operations" not in entry["message"]]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    for tool, path in (("chromium", CHROMIUM), ("chromedriver", DRIVER)):
+        if path is None:
+            pytest.skip(f"{tool} is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    profile = tmp_path_factory.mktemp("profile")
+    with subprocess.Popen(
+        [str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as driver:
+        session = None
+        try:
+            for _ in range(100):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            session = Browser(f"http://127.0.0.1:{port}", profile)
+            yield session
+        finally:
+            if session is not None:
+                session.call("DELETE", "")
+            driver.terminate()

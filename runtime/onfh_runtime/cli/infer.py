@@ -33,8 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle", metavar="DIR", type=Path, default=demo_bundle(), help="what to run (default: the demo bundle)"
     )
-    parser.add_argument("--backend", default="auto", help="auto or onnxruntime (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help="auto, onnxruntime, or triton:URL such as triton:grpc://host:8001 (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads to use (default: every core)")
+    parser.add_argument(
+        "--secondary-capture",
+        action="store_true",
+        help="also write the outline burnt into the source slices, for viewers that cannot show a SEG",
+    )
+    parser.add_argument(
+        "--anonymous", action="store_true", help="leave the patient out of every output (UIDs stay those of the source)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON to stdout and nothing else")
 
 
@@ -47,12 +59,22 @@ def run(options: argparse.Namespace) -> int:
         backend=options.backend,
         threads=options.threads,
         as_json=options.json,
+        secondary_capture=options.secondary_capture,
+        anonymous=options.anonymous,
     )
     return report.exit_code
 
 
 def run_infer(
-    inputs: list[Path], out: Path, *, bundle: Path, backend: str, threads: int = 0, as_json: bool = False
+    inputs: list[Path],
+    out: Path,
+    *,
+    bundle: Path,
+    backend: str,
+    threads: int = 0,
+    as_json: bool = False,
+    secondary_capture: bool = False,
+    anonymous: bool = False,
 ) -> Report:
     """Analyse, telling the reader line by line what came of each series.
 
@@ -66,6 +88,7 @@ def run_infer(
         raise UsageError("wrong_threads", f"--threads {threads} is negative.", "Use 0 for every core.")
     from onfh_runtime.bundle import load_bundle
     from onfh_runtime.infer import infer
+    from onfh_runtime.pipeline import as_onfh_error
 
     loaded = load_bundle(bundle)
     progress = Progress("series")
@@ -82,10 +105,14 @@ def run_infer(
             bundle=loaded,
             backend=backend,
             threads=threads,
+            secondary_capture=secondary_capture,
+            anonymous=anonymous,
             on_unreadable=lambda path, code, text: progress.line(f"{path}: {text} [{code}]", file=sys.stderr),
             on_start=progress.start,
             on_result=on_result,
         )
+    except Exception as error:  # whatever it is, what it quotes is not printed
+        raise as_onfh_error(error) from None
     finally:
         progress.close()
     if as_json:

@@ -8,9 +8,11 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import TextIO
 
 from onfh_runtime import __version__
 from onfh_runtime.errors import OnfhError
+from onfh_runtime.private_log import hush_quoting_packages
 
 __all__ = ["main"]
 
@@ -23,6 +25,8 @@ SUMMARIES = {
     "doctor": "say what this machine has and what is missing",
     "export": "turn two trained stages into a bundle",
     "train": "train both stages from a folder of labelled series",
+    "evaluate": "hold predictions against labelled cases: tables with confidence intervals, and a page",
+    "calibrate": "freeze a threshold on validation cases, into a new version of a bundle",
 }
 """One line for each command of this distribution, so that ``onfh --help`` imports none of them."""
 
@@ -57,12 +61,11 @@ def _run(entry: EntryPoint, arguments: list[str]) -> int:
             level=logging.INFO if options.verbose else logging.CRITICAL,
             format="%(levelname)s %(name)s: %(message)s",
         )
+        hush_quoting_packages()
         with warnings.catch_warnings():
+            warnings.showwarning = _place_of_warning
             if not options.verbose:
-                # pydicom and highdicom comment on values of the source, and quote them.
                 warnings.simplefilter("ignore")
-                for name in ("pydicom", "highdicom"):
-                    logging.getLogger(name).setLevel(logging.CRITICAL)
             return int(command.run(options))
     except OnfhError as error:
         print(f"onfh {entry.name}: {error}", file=sys.stderr)
@@ -70,6 +73,18 @@ def _run(entry: EntryPoint, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"onfh {entry.name}: interrupted; what was finished is whole.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _place_of_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print kind and place of a warning, not its text: pydicom and highdicom quote the values of a header."""
+    print(f"{category.__name__} {filename}:{lineno}", file=sys.stderr)
 
 
 def _order(name: str) -> int:

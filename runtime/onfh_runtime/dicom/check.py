@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import CTImageStorage
 
 from onfh_runtime.dicom import geometry
-from onfh_runtime.dicom.header import codes, decimals
-from onfh_runtime.dicom.pixels import LOSSY_SYNTAXES, PixelFormat, can_decode, pixel_format, syntax_name
+from onfh_runtime.dicom.codecs import CODECS_EXTRA, can_decode
+from onfh_runtime.dicom.frames import ENHANCED_CLASSES, number_of_frames
+from onfh_runtime.dicom.header import codes
+from onfh_runtime.dicom.pixels import LOSSY_SYNTAXES, PixelFormat, syntax_name
 from onfh_runtime.dicom.series import Candidate, SourceImage
 from onfh_runtime.errors import SeriesError
+from onfh_runtime.volume import MAX_SHEAR_MM, is_tilted
 
 __all__ = [
     "DUPLICATE_MM",
-    "MAX_SHEAR_MM",
     "MAX_SIDE",
     "MAX_SLICES",
     "MAX_VOXELS",
@@ -55,27 +56,28 @@ POSITION_TOLERANCE = 0.05
 HOLE = 1.5
 """A gap of so many spacings holds a missing slice."""
 
-MAX_SHEAR_MM = 0.5
-"""Sideways shift of the last slice against the first: less than the pixel of any body CT, more than rounding gives."""
-
 NOT_TISSUE_HU = -900.0
 """Padding stored as air or below cannot be confused with tissue."""
+
+MOST_HU = 31000.0
+"""Nor can what is denser than any metal: the extended CT scale ends at 30,710 HU."""
 
 _NOT_HU_TERMS = frozenset(
     {
         *("MAT_SPECIFIC", "MAT_REMOVED", "MAT_FRACTIONAL", "MAT_MODIFIED", "MAT_VALUE_BASED"),
         *("EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "IODINE", "VNC", "RHO", "ZEFF"),
         *("MIP", "MINIP", "MAXIP", "MAX_IP", "MIN_IP"),
+        *("MAXIMUM", "MINIMUM", "STD_DEVIATION", "SUBTRACTION", "DIVISION", "MULTIPLICATION", "QUANTITY"),
     }
 )
-"""Image Type terms of material images (multi-energy CT, DICOM Supplement 188, and vendors' own) and of projections."""
+"""Image Type terms of material images (multi-energy CT, DICOM Supplement 188, and vendors' own), of projections, and of
+derived pixel contrasts of enhanced CT that are not HU (PS3.3, C.8.16.2.1.4)."""
 
 _SOP_CLASS = 0x00080016
 _SOP_INSTANCE = 0x00080018
 _IMAGE_TYPE = 0x00080008
 _PATIENT_ID = 0x00100020
 _FRAME_OF_REFERENCE = 0x00200052
-_FRAMES = 0x00280008
 _RESCALE_TYPE = 0x00281054
 _LOSSY = 0x00282110
 _MODALITY_LUT = 0x00283000
@@ -90,7 +92,7 @@ def check_candidate(candidate: Candidate) -> tuple[tuple[str, str], ...]:
 
     Returns:
         (code, text) warnings: ``lossy_compression``, ``missing_frame_of_reference``, ``missing_sop_class``,
-        ``mixed_frame_of_reference``, ``oblique``, ``padding_in_tissue_range``.
+        ``mixed_frame_of_reference``, ``oblique``, ``padding_in_tissue_range``, ``tilt_resampled``.
 
     Raises:
         SeriesError: ``duplicate_position``, ``duplicate_uid``, ``gantry_tilt``, ``missing_attribute``,
@@ -100,22 +102,22 @@ def check_candidate(candidate: Candidate) -> tuple[tuple[str, str], ...]:
             ``variable_spacing``.
     """
     images = candidate.images
-    formats = [pixel_format(image.header) for image in images]
+    formats = [image.form for image in images]
     _check_count(images)
     _check_storage(images, formats)
     _check_size(images, formats)
     _check_hounsfield(images, formats)
-    oblique = _check_planes(images)
-    _check_stack(images)
-    return tuple(_warnings(images, formats)) + oblique
+    _check_planes(images)
+    tilted = _check_stack(images)
+    return (*_warnings(images, formats), *_turned(images, tilted))
 
 
 def _check_count(images: Sequence[SourceImage]) -> None:
-    many = [i for i in images if (decimals(i.header, _FRAMES, 1) or (1,))[0] != 1 or "Enhanced" in _sop_class_name(i)]
+    many = [i for i in images if i.frame is None and (number_of_frames(i.header) != 1 or _is_enhanced(i))]
     if many:
         raise SeriesError(
             "multiframe",
-            f"{_some(many, images)} hold several frames in one object (enhanced CT), which is not supported.",
+            f"{_some(many, images)} hold several frames and do not say for each where it is and how it is scaled.",
             "Export the series as one CT Image object per slice.",
         )
     if len(images) < MIN_SLICES:
@@ -124,7 +126,7 @@ def _check_count(images: Sequence[SourceImage]) -> None:
             f"The series has {len(images)} image(s), and at least {MIN_SLICES} are needed.",
             _FIX_COMPLETE,
         )
-    instances = {codes(image.header, _SOP_INSTANCE) for image in images}
+    instances = {(codes(image.header, _SOP_INSTANCE), image.frame) for image in images}
     if len(instances) < len(images):
         raise SeriesError(
             "duplicate_uid",
@@ -141,7 +143,8 @@ def _check_storage(images: Sequence[SourceImage], formats: Sequence[PixelFormat]
             raise SeriesError(
                 "unsupported_transfer_syntax",
                 f"The images are stored in {syntax_name(syntax)}, which this installation cannot decode.",
-                "Send the series uncompressed, or install pylibjpeg with its libjpeg and openjpeg plugins.",
+                "Send the series uncompressed"
+                + (", or install the decoders: pip install 'onfh-edge[codecs]'." if syntax in CODECS_EXTRA else "."),
             )
     for image, form in zip(images, formats, strict=True):
         if missing := form.missing():
@@ -209,7 +212,7 @@ def _check_hounsfield(images: Sequence[SourceImage], formats: Sequence[PixelForm
             )
 
 
-def _check_planes(images: Sequence[SourceImage]) -> tuple[tuple[str, str], ...]:
+def _check_planes(images: Sequence[SourceImage]) -> None:
     """Orientation and pixel spacing: the same in every image, and near axial or coronal."""
     geometry.positions_of(images)
     iop = geometry.orientations_of(images)
@@ -236,13 +239,10 @@ def _check_planes(images: Sequence[SourceImage]) -> tuple[tuple[str, str], ...]:
         raise SeriesError(
             "unsupported_orientation", f"The slices are {what}; axial and coronal ones are analysed.", _FIX_PLANE
         )
-    if angle < geometry.MIN_OBLIQUITY_DEG:
-        return ()
-    return (("oblique", f"The slices are {angle:.1f} degrees away from the {plane} plane."),)
 
 
-def _check_stack(images: Sequence[SourceImage]) -> None:
-    """One even, straight, complete stack of slices."""
+def _check_stack(images: Sequence[SourceImage]) -> bool:
+    """One even, straight, complete stack of slices; whether a tilted gantry made it."""
     images, along = geometry.order_along_normal(images)
     gaps = np.diff(along)
     if gaps.min() < DUPLICATE_MM:
@@ -252,14 +252,7 @@ def _check_stack(images: Sequence[SourceImage]) -> None:
             f"{images[first].label} and {images[first + 1].label} are both at {along[first]:.1f} mm.",
             "Send one reconstruction per series.",
         )
-    angle, across = geometry.tilt_deg(images)
-    if across > MAX_SHEAR_MM:
-        raise SeriesError(
-            "gantry_tilt",
-            f"The gantry was tilted: the slices are sheared by {angle:.1f} degrees "
-            f"({across:.1f} mm between the first and the last).",
-            _FIX_PLANE,
-        )
+    tilted = is_tilted(geometry.series_affine(images), len(images))
     _check_gaps(along, gaps)
     positions = geometry.positions_of(images)
     line = positions[0] + np.linspace(0, 1, len(images))[:, None] * (positions[-1] - positions[0])
@@ -273,6 +266,7 @@ def _check_stack(images: Sequence[SourceImage]) -> None:
             f"{images[worst].label} at {along[worst]:.1f} mm is shifted sideways by {sideways[worst]:.1f} mm.",
             _FIX_ORIGINAL,
         )
+    return tilted
 
 
 def _check_gaps(along: NDArray[np.float64], gaps: NDArray[np.float64]) -> None:
@@ -320,10 +314,28 @@ def _warnings(images: Sequence[SourceImage], formats: Sequence[PixelFormat]) -> 
     for form in formats:
         if form.padding is not None and form.slope is not None and form.intercept is not None:
             hu = max(value * form.slope + form.intercept for value in form.padding)
-            if hu > NOT_TISSUE_HU:
+            if NOT_TISSUE_HU < hu <= MOST_HU:
                 text = f"Voxels of {hu:.0f} HU are declared as padding and were taken as air."
                 found.append(("padding_in_tissue_range", text))
                 break
+    return found
+
+
+def _turned(images: Sequence[SourceImage], tilted: bool) -> list[tuple[str, str]]:
+    """How the analysed slices differ from the patient's planes, and whether they had to be interpolated."""
+    iop = geometry.orientations_of(images[:1])[0]
+    plane, angle = geometry.orientation_of(iop), geometry.obliquity_deg(iop)
+    found = []
+    if tilted:
+        images, _ = geometry.order_along_normal(images)
+        tilt, _ = geometry.tilt_deg(images)
+        text = f"The gantry was tilted by {tilt:.1f} degrees; the coronal slices are interpolated upright."
+        found.append(("tilt_resampled", text))
+        ends = geometry.positions_of((images[0], images[-1]))
+        # The slices that are analysed run along the table, whatever the plane of the stored ones.
+        plane, angle = "coronal", geometry.from_axis_deg(ends[1] - ends[0])
+    if angle >= geometry.MIN_OBLIQUITY_DEG:
+        found.append(("oblique", f"The slices are {angle:.1f} degrees away from the {plane} plane."))
     return found
 
 
@@ -347,6 +359,5 @@ def _size(spacing: NDArray[np.float64]) -> str:
     return f"{spacing[0]:.4g} x {spacing[1]:.4g}"
 
 
-def _sop_class_name(image: SourceImage) -> str:
-    classes = codes(image.header, _SOP_CLASS)
-    return "CT" if not classes or classes[0] == CTImageStorage else "Enhanced"
+def _is_enhanced(image: SourceImage) -> bool:
+    return not ENHANCED_CLASSES.isdisjoint(codes(image.header, _SOP_CLASS))

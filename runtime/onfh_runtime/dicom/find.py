@@ -9,20 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    MediaStorageDirectoryStorage,
-)
+from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
 
+from onfh_runtime.dicom.frames import ENHANCED_CLASSES, images_in
 from onfh_runtime.dicom.header import codes, decimals, integer, printable, read_header
 from onfh_runtime.dicom.series import Candidate, Skipped, SourceImage
 from onfh_runtime.errors import SeriesError, UsageError
 
 __all__ = ["find_series"]
 
-_CT_CLASSES = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+_CT_CLASSES = ENHANCED_CLASSES | {CTImageStorage}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage; its multi-frame classes append to this UID."""
 
@@ -33,6 +29,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _UID_LENGTH = 64
 """PS3.5, 9.1. UIDs name output folders, so nothing else may pass (leading zeros do: they are common and harmless)."""
 
+_MEDIA_CLASS = 0x00020002
 _SOP_CLASS = 0x00080016
 _SOP_INSTANCE = 0x00080018
 _MODALITY = 0x00080060
@@ -44,8 +41,16 @@ _SERIES = 0x0020000E
 _POSITION = 0x00200032
 _SAMPLES = 0x00280002
 _ROWS = 0x00280010
+_BURNED_IN = 0x00280301
+
+_RECORDS = 0x00041220
+"""Directory Record Sequence: a DICOMDIR under another name."""
+
+_ONE_PART = (_KERNEL, _IMAGE_TYPE, 0x00209056, 0x00209128)
+"""What all images of a part share; the last two are Stack ID and Temporal Position Index of enhanced objects."""
 
 _SKIP_TEXT = {
+    "burned_in_annotation": "The pictures have text burnt in that names the patient (Burned In Annotation is YES).",
     "localizer": "The images are localizers (Image Type holds LOCALIZER).",
     "not_an_image": "The objects hold no images.",
     "not_ct": "The images are not CT.",
@@ -60,16 +65,17 @@ class _Group:
     """What was found so far under one series UID."""
 
     images: list[SourceImage] = field(default_factory=list)
-    known: dict[str, tuple[float, ...] | None] = field(default_factory=dict)
+    known: dict[tuple[str, int | None], tuple[float, ...] | None] = field(default_factory=dict)
     skipped: dict[str, tuple[str, set[str]]] = field(default_factory=dict)
 
 
 def find_series(paths: Sequence[Path], *, report: Report | None = None) -> tuple[list[Candidate], list[Skipped]]:
     """Find every series in files and in folders below ``paths``, in the order of their sorted paths.
 
-    Each header is read once. Images of one series whose Convolution Kernel or Image Type differ become one candidate
-    each (``part`` 1, 2, ... in the order of those values). Of two files with the same SOP Instance UID and position
-    the first is kept. A CT series that must not be analysed is still a candidate here:
+    Each header is read once. A frame of an enhanced multi-frame object is an image like any other. Images of one series
+    whose Convolution Kernel or Image Type (or stack or temporal position, of frames) differ become one candidate each
+    (``part`` 1, 2, ... in the order of those values). Of two files with the same SOP Instance UID and position the
+    first is kept. A CT series that must not be analysed is still a candidate here:
     :func:`onfh_runtime.dicom.check.check_candidate` refuses it by name.
 
     Args:
@@ -90,13 +96,15 @@ def find_series(paths: Sequence[Path], *, report: Report | None = None) -> tuple
             if error.code != "not_dicom" or named or path.suffix.lower() == ".dcm":
                 tell(path, error.code, error.text)
             continue
-        if _first(header, _SOP_CLASS) == MediaStorageDirectoryStorage or "DirectoryRecordSequence" in header:
+        if MediaStorageDirectoryStorage in codes(header.file_meta, _MEDIA_CLASS) or _RECORDS in header:
             continue
         study, series, instance = (_first(header, tag) for tag in (_STUDY, _SERIES, _SOP_INSTANCE))
         if not (_is_uid(study) and _is_uid(series) and _is_uid(instance)):
             tell(path, "invalid_uid", "The file lacks a valid Study, Series or SOP Instance UID.")
             continue
-        _add(groups.setdefault((study, series), _Group()), SourceImage(path, header, offset), instance)
+        group = groups.setdefault((study, series), _Group())
+        for image in images_in(path, header, offset):
+            _add(group, image, instance)
     candidates: list[Candidate] = []
     skipped: list[Skipped] = []
     for (study, series), group in groups.items():
@@ -113,9 +121,10 @@ def _add(group: _Group, image: SourceImage, instance: str) -> None:
         group.skipped.setdefault(code, (description, set()))[1].add(instance)
         return
     position = decimals(image.header, _POSITION, 3)
-    if instance in group.known and group.known[instance] == position:
+    key = instance, image.frame
+    if key in group.known and group.known[key] == position:
         return
-    group.known.setdefault(instance, position)
+    group.known.setdefault(key, position)
     group.images.append(image)
 
 
@@ -134,15 +143,16 @@ def _skip_code(header: Dataset) -> str | None:
     captured = bool(codes(header, _CONVERSION_TYPE)) and decimals(header, _POSITION, 3) is None
     if integer(header, _SAMPLES) not in (1, None) or image_type & _SCREEN_TERMS or captured:
         return "secondary_capture"
+    if "YES" in codes(header, _BURNED_IN):
+        return "burned_in_annotation"
     return None
 
 
 def _candidates(study: str, series: str, images: list[SourceImage]) -> list[Candidate]:
-    """One candidate, or one per distinct Convolution Kernel and Image Type."""
-    parts: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SourceImage]] = {}
+    """One candidate, or one per distinct :data:`_ONE_PART`."""
+    parts: dict[tuple[tuple[str, ...], ...], list[SourceImage]] = {}
     for image in images:
-        key = codes(image.header, _KERNEL), codes(image.header, _IMAGE_TYPE)
-        parts.setdefault(key, []).append(image)
+        parts.setdefault(tuple(codes(image.header, tag) for tag in _ONE_PART), []).append(image)
     split = len(parts) > 1
     return [
         Candidate(

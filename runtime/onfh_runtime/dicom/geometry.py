@@ -19,6 +19,7 @@ __all__ = [
     "MAX_OBLIQUITY_DEG",
     "MIN_OBLIQUITY_DEG",
     "UNIT_TOLERANCE",
+    "from_axis_deg",
     "obliquity_deg",
     "order_along_normal",
     "orientation_of",
@@ -96,7 +97,12 @@ def slice_normal(iop: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float
 
 def obliquity_deg(iop: Sequence[float] | NDArray[np.float64]) -> float:
     """Angle in degrees between the slice normal and the nearest patient axis."""
-    largest = float(np.abs(slice_normal(iop)).max())
+    return from_axis_deg(slice_normal(iop))
+
+
+def from_axis_deg(direction: NDArray[np.float64]) -> float:
+    """Angle in degrees between a direction and the nearest patient axis."""
+    largest = float(np.abs(direction).max() / np.linalg.norm(direction))
     return float(np.degrees(np.arccos(min(1.0, largest))))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -17,13 +20,16 @@ from pydicom.uid import (
 
 from onfh_runtime.dicom.header import codes, decimals, integer, transfer_syntax
 
-__all__ = ["LOSSY_SYNTAXES", "NATIVE_SYNTAXES", "PixelFormat", "can_decode", "pixel_format", "syntax_name"]
+__all__ = ["LOSSY_SYNTAXES", "MAY_LOSE", "NATIVE_SYNTAXES", "PixelFormat", "pixel_format", "syntax_name"]
 
 NATIVE_SYNTAXES = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 """Uncompressed: one run of pixels in the file."""
 
 LOSSY_SYNTAXES = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless})
 """Always lossy. JPEG 2000 and HTJ2K may be either, which Lossy Image Compression tells."""
+
+MAY_LOSE = LOSSY_SYNTAXES | {JPEG2000, HTJ2K}
+"""Codings that may put a value above the largest stored one; cutting its upper bits off would turn metal into air."""
 
 _ROWS = 0x00280010
 _COLUMNS = 0x00280011
@@ -102,21 +108,8 @@ def syntax_name(uid: str) -> str:
     """Name of a transfer syntax for a sentence: ``JPEG 2000 Image Compression (1.2.840.10008.1.2.4.91)``."""
     if not uid:
         return "an unnamed transfer syntax"
-    name = UID(uid).name
+    name = UID(uid, validation_mode=IGNORE).name
     return uid if name == uid else f"{name} ({uid})"
-
-
-def can_decode(syntax: str) -> bool:
-    """Whether this machine reads pixels in this transfer syntax: uncompressed, or with a decoder pydicom finds."""
-    if syntax in NATIVE_SYNTAXES:
-        return True
-    from pydicom.pixels.decoders.base import get_decoder
-
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        return False
-    return bool(decoder.is_encapsulated and decoder.is_available)
 
 
 def _padding(header: Dataset, signed: bool) -> tuple[int, int] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from onfh_runtime.dicom.header import codes
+from onfh_runtime.dicom.pixels import PixelFormat, pixel_format
 
 __all__ = ["Candidate", "Skipped", "SourceImage"]
 
@@ -16,14 +18,25 @@ _SOP_INSTANCE = 0x00080018
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One DICOM object: its file, and its header without pixel data.
+    """One DICOM object, or one frame of a multi-frame one: its file, and its header without pixel data.
 
-    ``pixel_offset`` is where the Pixel Data element begins in the file, in bytes, or None when it was not looked for.
+    Attributes:
+        path: the file.
+        header: of the object; for a frame, the header that a CT Image object of this one frame would have, except for
+            its SOP class, SOP Instance UID and Number of Frames, which are the object's.
+        pixel_offset: where the Pixel Data element begins in the file, in bytes; None when it was not looked for.
+        frame: number of the frame in its object, from 1; None for an object whose frames were not told apart.
     """
 
     path: Path
     header: Dataset
     pixel_offset: int | None = None
+    frame: int | None = None
+
+    @cached_property
+    def form(self) -> PixelFormat:
+        """How its pixels are stored; looked up once."""
+        return pixel_format(self.header)
 
     @property
     def sop_instance_uid(self) -> str:
@@ -34,7 +47,8 @@ class SourceImage:
     def label(self) -> str:
         """How texts name it: by its UID, for file names may hold a patient's name and texts leave the machine."""
         values = codes(self.header, _SOP_INSTANCE)
-        return f"Image {values[0] if values else 'without a UID'}"
+        part = "" if self.frame is None else f" frame {self.frame}"
+        return f"Image {values[0] if values else 'without a UID'}{part}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A series that is no candidate (localizer, dose page, another modality), and why."""
+    """A series, or a part of one, that is not analysed (localizer, dose page, outside the bundle's rules), and why."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -62,3 +76,4 @@ class Skipped:
     images: int
     code: str
     text: str
+    part: int | None = None

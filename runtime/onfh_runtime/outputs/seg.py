@@ -10,24 +10,26 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage
-from pydicom.valuerep import format_number_as_ds
 
 from onfh_runtime.bundle import Bundle
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs import codes
+from onfh_runtime.outputs.seal import DRAFT_UID, seal
 from onfh_runtime.outputs.source import (
     adopt,
     blank,
+    decimal,
     equipment,
     fit,
     reference_to,
+    references,
     series_number,
 )
-from onfh_runtime.outputs.uids import output_uids, result_uid
+from onfh_runtime.outputs.uids import result_uid
 from onfh_runtime.result import Result
 from onfh_runtime.volume import Volume
 
-__all__ = ["SIDES", "seg_from_mask", "tracking"]
+__all__ = ["LOSSY", "SIDES", "seg_from_mask", "tracking"]
 
 SIDES = {1: "right", 2: "left", 3: "undetermined"}
 """Label of the mask -> side."""
@@ -40,7 +42,7 @@ _LABELS = {
 _COLORS = {"right": (54.0, 81.0, 70.0), "left": (67.0, 43.0, 74.0), "undetermined": (60.0, 94.0, -60.0)}
 """CIELab: red, orange and magenta, which stand out from grey and from each other."""
 
-_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 """Once lossy, always lossy: a mask made from such pixels must say so (PS3.3 C.7.6.1.1.5)."""
 
 
@@ -89,7 +91,6 @@ def seg_from_mask(
     if _farthest_mm(images, volume) > 0.99 * volume.spacing_mm[0]:
         raise ValueError("The images are not in the volume's slice order.")
     sources = [images[int(index)] for index in filled]
-    series_uid, instance_uid = output_uids("seg", result, images, mask)
     header = images[0].header
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=fit(result.software.name),
@@ -113,9 +114,9 @@ def seg_from_mask(
         segment_descriptions=[
             _segment(number, SIDES[label], algorithm, result) for number, label in enumerate(labels, 1)
         ],
-        series_instance_uid=series_uid,
+        series_instance_uid=DRAFT_UID,
         series_number=series_number("seg", header),
-        sop_instance_uid=instance_uid,
+        sop_instance_uid=DRAFT_UID,
         instance_number=1,
         content_label="ONFH",
         content_description="Research use only, not for diagnosis",
@@ -124,8 +125,9 @@ def seg_from_mask(
         **equipment(result),
     )
     _refer(seg, sources)
-    _name_dimensions(seg, instance_uid)
-    adopt(seg, header, result, [bundle.name, bundle.version, result.software.name, result.software.version])
+    _name_dimensions(seg, result)
+    adopt(seg, header, [bundle.name, bundle.version, result.software.name, result.software.version])
+    seal([seg], "seg", result=result, images=images)
     return seg
 
 
@@ -178,9 +180,10 @@ def _placed(sources: Sequence[SourceImage], volume: Volume, result: Result) -> l
     header = sources[0].header
     step, column_step, row_step = volume.affine[:3, 0], volume.affine[:3, 1], volume.affine[:3, 2]
     _, rows, columns = volume.voxels.shape
-    spacing = [_ds(np.linalg.norm(vector)) for vector in (column_step, row_step)]
-    cosines = [_ds(value) for vector in (row_step, column_step) for value in vector / np.linalg.norm(vector)]
-    between = _ds(np.linalg.norm(step))
+    spacing = [decimal(np.linalg.norm(vector)) for vector in (column_step, row_step)]
+    cosines = [decimal(value) for vector in (row_step, column_step) for value in vector / np.linalg.norm(vector)]
+    # across the slices, which is less than their distance where a tilted gantry shifts them against each other
+    between = decimal(abs(step @ np.cross(row_step, column_step)) / np.linalg.norm(np.cross(row_step, column_step)))
     frame_of_reference = header.get("FrameOfReferenceUID") or result_uid("space", result.series_instance_uid)
     placed = []
     for index, source in enumerate(sources):
@@ -191,8 +194,8 @@ def _placed(sources: Sequence[SourceImage], volume: Volume, result: Result) -> l
         image.SliceThickness = _thickness(header, between)
         image.SpacingBetweenSlices = between
         image.ImageOrientationPatient = cosines
-        image.ImagePositionPatient = [_ds(value) for value in source.header.ImagePositionPatient]
-        for keyword in _LOSSY:
+        image.ImagePositionPatient = [decimal(value) for value in source.header.ImagePositionPatient]
+        for keyword in LOSSY:
             if header.get(keyword):
                 setattr(image, keyword, header.get(keyword))
         placed.append(image)
@@ -204,44 +207,28 @@ def _stand_in_uid(index: int) -> str:
     return f"2.25.{index + 1}"
 
 
-def _ds(value: Any) -> str:
-    """A number as a decimal string; anything below a nanometre is rounding noise of the affine."""
-    return format_number_as_ds(round(float(value), 9) + 0.0)
-
-
 def _thickness(header: Dataset, fallback: str) -> str:
     try:
         thickness = float(header.SliceThickness)
     except (AttributeError, TypeError, ValueError):
         return fallback
-    return _ds(thickness) if thickness > 0 else fallback
+    return decimal(thickness) if thickness > 0 else fallback
 
 
 def _refer(seg: Dataset, sources: Sequence[SourceImage]) -> None:
     """Replace the stand-ins by the objects they stand for."""
-    truth = {_stand_in_uid(index): _identity(image) for index, image in enumerate(sources)}
+    truth = {_stand_in_uid(index): image for index, image in enumerate(sources)}
     items = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in seg.PerFrameFunctionalGroupsSequence]
     for item in {id(item): item for item in items}.values():  # the segments of one source frame share its item
-        item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID = truth[str(item.ReferencedSOPInstanceUID)]
-    seg.SourceImageSequence = [_reference(*pair) for pair in truth.values()]
-    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [_reference(*pair) for pair in truth.values()]
+        (named,) = references([truth[str(item.ReferencedSOPInstanceUID)]])
+        item.update(named)
+    seg.SourceImageSequence = references(sources)
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references(sources, frames=False)
 
 
-def _identity(image: SourceImage) -> tuple[str, str]:
-    """(SOP Instance UID, SOP Class UID)."""
-    return image.sop_instance_uid, str(image.header.get("SOPClassUID") or CTImageStorage)
-
-
-def _reference(instance_uid: str, class_uid: str) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = class_uid
-    reference.ReferencedSOPInstanceUID = instance_uid
-    return reference
-
-
-def _name_dimensions(seg: Dataset, instance_uid: str) -> None:
-    """Derive the dimension organization UID from the object's: highdicom's is random, and no two runs would agree."""
-    uid = result_uid("dimensions", instance_uid)
+def _name_dimensions(seg: Dataset, result: Result) -> None:
+    """Derive the dimension organization UID from the series': highdicom's is random, and no two runs would agree."""
+    uid = result_uid("dimensions", result.series_instance_uid)
     seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
     for item in seg.DimensionIndexSequence:
         item.DimensionOrganizationUID = uid

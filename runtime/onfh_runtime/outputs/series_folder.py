@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from onfh_runtime.analysis import Analysis
+from onfh_runtime.analysis import Analysis, Images
 from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
 from onfh_runtime.result import Result, SeriesEntry, Study
@@ -22,6 +24,8 @@ from onfh_runtime.result import Result, SeriesEntry, Study
 __all__ = ["folder_name", "series_folder", "write_result", "write_series", "write_study"]
 
 _FILES = ("result.json", "sr.dcm", "seg.dcm", "report.html")
+_CAPTURES = "secondary-capture"
+"""Folder of the pictures for viewers that cannot show a SEG."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
@@ -39,8 +43,14 @@ def series_folder(out: Path, result: Result) -> Path:
     return folder if result.part is None else folder / f"part-{result.part}"
 
 
-def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysis:
+def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle, *, secondary_capture: bool = False) -> Analysis:
     """Write everything that is said of one series, and return the analysis with its write time.
+
+    Args:
+        out: output folder.
+        analysis: what is said.
+        bundle: what computed it.
+        secondary_capture: whether the outline is also written as pictures, where there is a mask.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -58,7 +68,9 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysi
         if images is not None and images.volume_mask.any():
             seg = seg_from_mask(images.volume_mask, images.volume, images.sources, result=result, bundle=bundle.content)
             write_atomically(folder / "seg.dcm", _dicom_bytes(seg))
-        sources = images.sources if images is not None else analysis.candidate.images
+            if secondary_capture:
+                _write_captures(folder / _CAPTURES, analysis.result, images, bundle)
+        sources = images.sources if images is not None else _sorted(analysis.candidate.images)
         write_atomically(
             folder / "sr.dcm", _dicom_bytes(sr_from_result(result, sources, seg=seg, bundle=bundle.content))
         )
@@ -71,6 +83,21 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle) -> Analysi
         )
         write_atomically(folder / "report.html", page.encode())
     return write_result(out, analysis)
+
+
+def _write_captures(folder: Path, result: Result, images: Images, bundle: LoadedBundle) -> None:
+    from onfh_runtime.outputs.secondary_capture import captures_from_mask
+
+    ensure_writable(folder)
+    for capture in captures_from_mask(
+        images.volume_mask, images.volume, images.sources, result=result, bundle=bundle.content
+    ):
+        write_atomically(folder / f"{capture.InstanceNumber:04d}.dcm", _dicom_bytes(capture))
+
+
+def _sorted(images: Sequence[SourceImage]) -> list[SourceImage]:
+    """Images that have no slice order, in one that does not depend on the names of their files."""
+    return sorted(images, key=lambda image: (image.sop_instance_uid, image.frame or 0))
 
 
 def write_result(out: Path, analysis: Analysis) -> Analysis:
@@ -87,6 +114,11 @@ def _clear(folder: Path, *, parts: bool) -> None:
         for place in stale:
             for name in _FILES:
                 (place / name).unlink(missing_ok=True)
+            captures = place / _CAPTURES
+            for path in captures.glob("*.dcm"):
+                path.unlink()
+            if captures.is_dir():
+                captures.rmdir()
     except OSError as error:
         raise OutputError("output_unwritable", f"{folder} holds what cannot be replaced ({error.strerror}).") from error
 

@@ -1,4 +1,4 @@
-"""What an output object takes over from the source series: patient, study, and the clock."""
+"""What an output object takes over from the source series: patient, study and character set."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import copy
 import re
 import warnings
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+from pydicom.valuerep import format_number_as_ds
 
+from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs.uids import result_uid
 from onfh_runtime.result import Result
 
-__all__ = ["adopt", "blank", "equipment", "fit", "reference_to", "series_number"]
+__all__ = ["ADOPTED", "adopt", "blank", "decimal", "equipment", "fit", "reference_to", "references", "series_number"]
 
 _REQUIRED = (
     "PatientName",
@@ -53,7 +55,10 @@ _OPTIONAL = (
     "ClinicalTrialSubjectReadingID",
 )
 
-_FIRST_SERIES_NUMBER = {"seg": 9100, "sr": 9101}
+ADOPTED = (*_REQUIRED, *_OPTIONAL)
+"""Every attribute that an output copies from its source; nothing else of a patient ever gets into one."""
+
+_FIRST_SERIES_NUMBER = {"seg": 9100, "sr": 9101, "sc": 9102}
 """High, so that a viewer lists results behind what was acquired; a source series number is added ten times over."""
 
 _LARGEST_SOURCE_NUMBER = 99_999
@@ -75,6 +80,33 @@ def reference_to(result: Result, sop_class_uid: str, sop_instance_uid: str) -> D
     return reference
 
 
+def references(images: Iterable[SourceImage], *, frames: bool = True) -> list[Dataset]:
+    """Items that name source images, one for each object, in order.
+
+    Args:
+        images: objects, or frames of objects.
+        frames: whether to say which frames of an object are meant; False where an item may name the object only.
+    """
+    objects: dict[str, list[SourceImage]] = {}
+    for image in images:
+        objects.setdefault(image.sop_instance_uid, []).append(image)
+    items = []
+    for uid, parts in objects.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID = str(parts[0].header.get("SOPClassUID") or CTImageStorage)
+        item.ReferencedSOPInstanceUID = uid
+        numbers = [part.frame for part in parts if part.frame is not None]
+        if frames and numbers:
+            item.ReferencedFrameNumber = numbers
+        items.append(item)
+    return items
+
+
+def decimal(value: Any) -> str:
+    """A number as a decimal string; anything below a nanometre is rounding noise of an affine."""
+    return format_number_as_ds(round(float(value), 9) + 0.0)
+
+
 def blank(reference: Dataset) -> None:
     """Add the patient and study attributes, empty, that highdicom copies from the first of several references.
 
@@ -84,23 +116,21 @@ def blank(reference: Dataset) -> None:
         setattr(reference, keyword, "")
 
 
-def adopt(dataset: Dataset, header: Dataset, result: Result, texts: Iterable[str]) -> None:
-    """Give an output object the patient, study and character set of its source, and the time of its result.
+def adopt(dataset: Dataset, header: Dataset, texts: Iterable[str]) -> None:
+    """Give an output object the patient, study and character set of its source.
 
-    Attributes are copied as they are stored, valid or not, so that an archive files both under one patient. Dates and
-    times are those of ``result.created`` in the time zone of the source, or of this machine where the source has none.
+    Attributes are copied as they are stored, valid or not, so that an archive files both under one patient.
 
     Args:
         dataset: the object, changed in place.
         header: header of a source image.
-        result: says when.
         texts: every free text in ``dataset`` that is not from the source. Where one of them goes beyond ASCII, the
             whole object is encoded as UTF-8 (ISO_IR 192) instead of in the source's character set.
     """
     with warnings.catch_warnings():
         # pydicom comments on every invalid value of the source; the source was accepted as it is
         warnings.simplefilter("ignore", UserWarning)
-        for keyword in (*_REQUIRED, *_OPTIONAL):
+        for keyword in ADOPTED:
             element = _element(header, keyword)
             if element is not None:
                 dataset.add(element)
@@ -111,13 +141,6 @@ def adopt(dataset: Dataset, header: Dataset, result: Result, texts: Iterable[str
             dataset.SpecificCharacterSet = "ISO_IR 192"
         elif character_set is not None:
             dataset.add(character_set)
-    moment = _local(result.created, header)
-    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
-    for event in ("InstanceCreation", "Series", "Content"):
-        setattr(dataset, f"{event}Date", date)
-        setattr(dataset, f"{event}Time", time)
-    for item in dataset.get("ContributingEquipmentSequence") or []:
-        item.ContributionDateTime = f"{date}{time}"
 
 
 def _element(header: Dataset, keyword: str) -> Any:
@@ -128,21 +151,8 @@ def _element(header: Dataset, keyword: str) -> Any:
         return None
 
 
-def _local(created: str, header: Dataset) -> datetime:
-    moment = datetime.fromisoformat(created.replace("Z", "+00:00"))  # Python 3.10 does not know "Z"
-    if moment.tzinfo is None:
-        return moment
-    offset = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(header.get("TimezoneOffsetFromUTC", "")).strip())
-    if offset is None:
-        return moment.astimezone()
-    delta = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
-    if delta >= timedelta(hours=24):  # no time zone: the source's header is wrong
-        return moment.astimezone()
-    return moment.astimezone(timezone(-delta if offset[1] == "-" else delta))
-
-
 def series_number(kind: str, header: Dataset) -> int:
-    """Series Number of an output: SEG 9100, SR 9101, plus ten times that of the source where it has a usable one."""
+    """Series Number of an output: SEG 9100, SR 9101, capture 9102, plus ten times the source's where that is usable."""
     try:
         number = int(header.get("SeriesNumber") or 0)
     except (TypeError, ValueError):

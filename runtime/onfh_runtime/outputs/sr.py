@@ -13,8 +13,9 @@ from onfh_runtime.bundle import Bundle
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs import codes
 from onfh_runtime.outputs.groups import measurement_groups
-from onfh_runtime.outputs.source import adopt, blank, equipment, fit, reference_to, series_number
-from onfh_runtime.outputs.uids import output_uids, result_uid
+from onfh_runtime.outputs.seal import DRAFT_UID, seal
+from onfh_runtime.outputs.source import adopt, blank, equipment, fit, reference_to, references, series_number
+from onfh_runtime.outputs.uids import result_uid
 from onfh_runtime.result import Note, Result, Side
 
 __all__ = ["NEGATIVE_CAVEAT", "RESEARCH_ONLY", "sr_from_result"]
@@ -55,17 +56,15 @@ def sr_from_result(
     if not images:
         raise ValueError("A report needs at least one source image.")
     header = images[0].header
-    also = [] if seg is None else [str(seg.SOPInstanceUID)]
-    series_uid, instance_uid = output_uids("sr", result, images, None, also)
     texts = _statements(result, bundle)
     first = reference_to(result, str(header.get("SOPClassUID") or CTImageStorage), images[0].sop_instance_uid)
     blank(first)
     report: Dataset = highdicom.sr.Comprehensive3DSR(
         evidence=[first] if seg is None else [first, seg],
         content=_document(result, texts, measurement_groups(result, seg, bundle)),
-        series_instance_uid=series_uid,
+        series_instance_uid=DRAFT_UID,
         series_number=series_number("sr", header),
-        sop_instance_uid=instance_uid,
+        sop_instance_uid=DRAFT_UID,
         instance_number=1,
         is_complete=result.status == "succeeded",
         is_final=False,
@@ -80,7 +79,8 @@ def sr_from_result(
     )
     _list_images(report, result, images, seg)
     said = [text for _, text in texts]
-    adopt(report, header, result, [*said, bundle.name, bundle.version, result.engine.device])
+    adopt(report, header, [*said, bundle.name, bundle.version, result.engine.device])
+    seal([report], "sr", result=result, images=images)
     return report
 
 
@@ -139,14 +139,12 @@ def _list_images(report: Dataset, result: Result, images: Sequence[SourceImage],
 
     Plain datasets, put in afterwards: highdicom checks and copies every item of the tree, 2 ms an image.
     """
-    references = [
-        _reference(str(image.header.get("SOPClassUID") or CTImageStorage), image.sop_instance_uid) for image in images
-    ]
     evidence = Dataset()
     evidence.StudyInstanceUID = result.study_instance_uid
-    evidence.ReferencedSeriesSequence = [_series(result.series_instance_uid, references)]
+    evidence.ReferencedSeriesSequence = [_series(result.series_instance_uid, references(images, frames=False))]
     if seg is not None:
-        shown = _reference(seg.SOPClassUID, seg.SOPInstanceUID)
+        shown = Dataset()
+        shown.ReferencedSOPClassUID, shown.ReferencedSOPInstanceUID = seg.SOPClassUID, seg.SOPInstanceUID
         evidence.ReferencedSeriesSequence.append(_series(seg.SeriesInstanceUID, [shown]))
     report.CurrentRequestedProcedureEvidenceSequence = [evidence]
     if "PertinentOtherEvidenceSequence" in report:  # where highdicom before 0.27 puts what the tree does not name
@@ -154,9 +152,9 @@ def _list_images(report: Dataset, result: Result, images: Sequence[SourceImage],
     modality = _item("CODE", "HAS ACQ CONTEXT", Code("121139", "DCM", "Modality"))
     modality.ConceptCodeSequence = [_coded(Code("CT", "DCM", "Computed Tomography"))]
     members = [modality]
-    for reference in references:
+    for item in references(images):
         member = _item("IMAGE", "CONTAINS", Code("260753009", "SCT", "Source"))
-        member.ReferencedSOPSequence = [reference]
+        member.ReferencedSOPSequence = [item]
         members.append(member)
     library = _item("CONTAINER", "CONTAINS", Code("111028", "DCM", "Image Library"))
     group = _item("CONTAINER", "CONTAINS", Code("126200", "DCM", "Image Library Group"))
@@ -167,15 +165,9 @@ def _list_images(report: Dataset, result: Result, images: Sequence[SourceImage],
     report.ContentSequence = [*content[:before], library, *content[before:]]
 
 
-def _reference(class_uid: str, instance_uid: str) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = class_uid, instance_uid
-    return reference
-
-
-def _series(uid: str, references: list[Dataset]) -> Dataset:
+def _series(uid: str, objects: list[Dataset]) -> Dataset:
     series = Dataset()
-    series.SeriesInstanceUID, series.ReferencedSOPSequence = uid, references
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = uid, objects
     return series
 
 

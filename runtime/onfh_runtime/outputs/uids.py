@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.result import Result
@@ -43,36 +39,27 @@ def result_uid(kind: str, *parts: str) -> str:
     return f"2.25.{number}"
 
 
-def content_digest(result: Result, mask: NDArray[Any] | None) -> str:
-    """SHA-256 (hexadecimal) of what is said: patient, sides, slices, reasons, warnings and the mask.
+def content_digest(result: Result) -> str:
+    """SHA-256 (hexadecimal) of what is said: patient, sides, slices, reasons and warnings.
 
-    Args:
-        result: its time of creation, timing, preference, engine, bundle and software do not count.
-        mask: (slices, rows, columns), any integer type, labels 0 to 255, or None. Only slices that hold anything are
-            hashed, by index and value: fast, and the same for every integer type.
+    Time of creation, timing, preference, engine, bundle and software do not count.
     """
-    digest = hashlib.sha256()
     said = result.model_dump(mode="json", include=_SAID)
-    digest.update(json.dumps(said, sort_keys=True).encode())
-    if mask is not None:
-        digest.update(repr(mask.shape).encode())
-        for index in np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim)))):
-            digest.update(int(index).to_bytes(8, "big"))
-            digest.update(np.ascontiguousarray(mask[index], np.uint8).tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def output_uids(
-    kind: str, result: Result, images: Sequence[SourceImage], mask: NDArray[Any] | None, also: Iterable[str] = ()
-) -> tuple[str, str]:
-    """Series and SOP Instance UID of one output object.
+    kind: str, result: Result, images: Sequence[SourceImage], digests: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The Series Instance UID of one output series, and the SOP Instance UID of each of its objects.
+
+    When one object changes, all get new UIDs: an object belongs to one series only.
 
     Args:
-        kind: "seg" or "sr"; each kind is a series of its own, because a DICOM series has one modality.
+        kind: names the series.
         result: what is said, by which bundle, software, backend and precision.
         images: the source images; their order does not matter.
-        mask: what the object shows, or None.
-        also: more UIDs or hashes the content depends on.
+        digests: one of the content of each object.
     """
     parts = [
         *sorted(image.sop_instance_uid for image in images),
@@ -81,7 +68,7 @@ def output_uids(
         result.software.version,
         result.engine.backend,
         result.engine.precision,
-        content_digest(result, mask),
-        *also,
+        content_digest(result),
     ]
-    return result_uid(f"{kind}/series", *parts), result_uid(f"{kind}/instance", *parts)
+    series = result_uid(f"{kind}/series", *parts, *digests)
+    return series, [result_uid(f"{kind}/instance", series, digest) for digest in digests]

@@ -4,28 +4,31 @@ The stack keeps the volume's own axes: the array axis nearest to each patient ax
 no voxel is interpolated in plane. Front to back, thin planes are averaged over slabs of the bundle's slice spacing with
 exact overlap weights, as a scanner's thick reformat does; the first slab starts at the front face of the volume. Planes
 that are already that thick (a native coronal series) are taken as they are.
+
+A tilted gantry shears axial slices: the planes of one row of every slice are coronal all the same, but each begins a
+little higher or lower than the one before. Only then is a plane interpolated, linearly and along its rows (head to
+foot).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.bundle import Coverage
 from onfh_runtime.errors import SeriesError
-from onfh_runtime.volume import CoronalStack, Volume, spacing_from_affine
+from onfh_runtime.volume import AIR_HU, CoronalStack, Volume, is_tilted, spacing_from_affine, stack_axes
 
 __all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_coronal"]
 
 THICK_ENOUGH = 0.99
 """Planes at least this share of the wanted spacing count as thick enough: headers round spacings to 0.01 mm."""
 
-CANONICAL_AXES = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-"""Directions in LPS of the stack's (slice, row, column) axes: to the back, to the feet, to the patient's left."""
+MOSTLY_MEASURED = 0.5
+"""Share of a sheared slab's row that must come from voxels: at the ends the planes of a slab end apart."""
 
 
 class _Sphere(Protocol):
@@ -47,6 +50,7 @@ class CoronalPlan:
         affine: (4, 4) float64, stack (slice, row, column, 1) -> LPS mm.
         shape: (slices, rows, columns) of the stack.
         slab_of_plane: (coronal planes,) int64, the slab that holds each plane's centre, -1 for none.
+        offset: (coronal planes,) float64, the stack row at which each plane begins; 0 unless the gantry was tilted.
     """
 
     axes: tuple[int, int, int]
@@ -55,16 +59,17 @@ class CoronalPlan:
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
     slab_of_plane: NDArray[np.int64]
+    offset: NDArray[np.float64]
+
+    @property
+    def tilted(self) -> bool:
+        """True when the planes are interpolated, because the slices are sheared."""
+        return bool(self.offset.any())
 
     @property
     def native(self) -> bool:
         """True when every stack slice is one stored slice, unchanged."""
         return self.axes[0] == 0 and self.weights.shape[0] == self.weights.shape[1]
-
-    def canonical(self, array: NDArray[Any]) -> NDArray[Any]:
-        """View of a volume-shaped array in stack orientation (planes not yet averaged)."""
-        view = np.transpose(array, self.axes)
-        return np.flip(view, tuple(axis for axis, flip in enumerate(self.flips) if flip))
 
     def source_slice(self, index: int) -> int:
         """The stored slice that native stack slice ``index`` shows."""
@@ -75,18 +80,23 @@ def plan_coronal(volume: Volume, slice_spacing_mm: float) -> CoronalPlan:
     """Plan the coronal stack of a volume.
 
     Args:
-        volume: any axis-aligned or oblique orthogonal volume.
+        volume: axial or coronal slices, oblique or not; axial ones may be sheared by a tilted gantry.
         slice_spacing_mm: wanted distance between stack slices, mm.
 
     Raises:
-        SeriesError: ``too_few_slices`` when the volume is thinner than one slab.
+        SeriesError: ``too_few_slices`` when the volume is thinner than one slab; ``gantry_tilt``, see
+            :func:`~onfh_runtime.volume.is_tilted`.
     """
-    axes, flips = _nearest_axes(volume.affine)
+    axes, flips = stack_axes(volume.affine)
     canonical = _reoriented(volume.affine, volume.voxels.shape, axes, flips)
     planes, rows, columns = (volume.voxels.shape[axis] for axis in axes)
+    offset = np.zeros(planes)
+    if is_tilted(volume.affine, len(volume.voxels)):
+        canonical, offset, rows = _upright(canonical, planes, rows)
     plane_mm = spacing_from_affine(canonical)[0]
     if plane_mm >= slice_spacing_mm * THICK_ENOUGH:
-        return CoronalPlan(axes, flips, np.eye(planes), canonical, (planes, rows, columns), np.arange(planes))
+        shape = (planes, rows, columns)
+        return CoronalPlan(axes, flips, np.eye(planes), canonical, shape, np.arange(planes), offset)
     slabs = int(np.floor(planes * plane_mm / slice_spacing_mm + 1e-6))
     if slabs < 1:
         raise SeriesError(
@@ -103,7 +113,7 @@ def plan_coronal(volume: Volume, slice_spacing_mm: float) -> CoronalPlan:
     affine = canonical.copy()
     affine[:3, 0] *= slice_spacing_mm / plane_mm
     affine[:3, 3] += canonical[:3, 0] * (slice_spacing_mm / plane_mm - 1) / 2
-    return CoronalPlan(axes, flips, weights, affine, (slabs, rows, columns), slab_of_plane)
+    return CoronalPlan(axes, flips, weights, affine, (slabs, rows, columns), slab_of_plane, offset)
 
 
 def coronal_stack(volume: Volume, plan: CoronalPlan) -> CoronalStack:
@@ -116,7 +126,9 @@ def coronal_stack(volume: Volume, plan: CoronalPlan) -> CoronalStack:
     weights = plan.weights.astype(np.float32)
     moved = plan.axes.index(0)
     order = np.arange(volume.voxels.shape[0])[:: -1 if plan.flips[moved] else 1]
-    if moved == 0 and plan.native:
+    if plan.tilted:
+        _stack_tilted(volume, plan, order, out)
+    elif moved == 0 and plan.native:
         for target, source in enumerate(order):
             out[target] = _in_plane(volume.hounsfield(int(source)), plan)
     elif moved == 0:
@@ -135,7 +147,7 @@ def mask_to_volume(mask: NDArray[np.uint8], plan: CoronalPlan, volume: Volume) -
     """Put a mask on the coronal stack back onto the volume's own voxels.
 
     Every stored plane takes the mask of the slab its centre lies in, so the volume in mm3 differs from the stack's by
-    at most the rounding of planes to slabs.
+    at most the rounding of planes to slabs. Of sheared planes every voxel takes the mask of the nearest row.
 
     Args:
         mask: (slices, rows, columns) uint8 on the stack.
@@ -148,6 +160,9 @@ def mask_to_volume(mask: NDArray[np.uint8], plan: CoronalPlan, volume: Volume) -
     planes = np.zeros((len(plan.slab_of_plane), *plan.shape[1:]), np.uint8)
     inside = plan.slab_of_plane >= 0
     planes[inside] = mask[plan.slab_of_plane[inside]]
+    if plan.tilted:
+        rows = np.rint(plan.offset[:, None] + np.arange(len(volume.voxels))).astype(np.intp)
+        planes = np.take_along_axis(planes, rows[:, :, None], axis=1)
     flipped = np.flip(planes, tuple(axis for axis, flip in enumerate(plan.flips) if flip))
     return np.ascontiguousarray(np.transpose(flipped, np.argsort(plan.axes)))
 
@@ -176,14 +191,6 @@ def head_box(stack: CoronalStack, heads: tuple[_Sphere, ...], coverage: Coverage
     return box[0], box[1], box[2]
 
 
-def _nearest_axes(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """Volume axis for each stack axis, and whether it is flipped, for the best total agreement."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    agreement = CANONICAL_AXES @ directions
-    best = max(permutations(range(3)), key=lambda p: sum(abs(agreement[i, p[i]]) for i in range(3)))
-    return best, tuple(bool(agreement[i, best[i]] < 0) for i in range(3))  # type: ignore[return-value]
-
-
 def _reoriented(
     affine: NDArray[np.float64], shape: tuple[int, ...], axes: tuple[int, int, int], flips: tuple[bool, bool, bool]
 ) -> NDArray[np.float64]:
@@ -193,6 +200,52 @@ def _reoriented(
         if flip:
             result[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
     return result
+
+
+def _upright(
+    canonical: NDArray[np.float64], planes: int, rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """The orthogonal grid that holds every sheared plane: its affine, where in its rows each plane begins, its rows."""
+    down = canonical[:3, 1]
+    shift = float(canonical[:3, 0] @ down / (down @ down))  # rows from one plane to the next
+    offset: NDArray[np.float64] = shift * np.arange(planes, dtype=np.float64)
+    first = float(np.floor(offset.min()))
+    affine = canonical.copy()
+    affine[:3, 0] -= shift * down
+    affine[:3, 3] += first * down
+    return affine, offset - first, rows + int(np.ceil(offset.max() - first))
+
+
+def _stack_tilted(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Average sheared planes into ``out``: every voxel is shared by the two stack rows it lies between.
+
+    Rows of a slab that few of its planes reach become air, which is how the rest of the program knows what was never
+    measured.
+    """
+    whole = np.floor(plan.offset)
+    share = plan.offset - whole
+    parts = []
+    for step in range(int(whole.max()) + 2):
+        part = plan.weights * np.where(whole == step, 1 - share, np.where(whole == step - 1, share, 0))
+        if part.any():
+            box = _span(part.sum(axis=1)), _span(part.sum(axis=0))
+            parts.append((step, *box, part[box].astype(np.float32)))
+    out[:] = 0
+    reached = np.zeros(out.shape[:2], np.float32)
+    for target, source in enumerate(order):
+        image = _in_plane(volume.hounsfield(int(source)), plan)
+        for step, slabs, planes, weights in parts:
+            out[slabs, target + step] += weights @ image[planes]
+            reached[slabs, target + step] += weights.sum(axis=1)
+    measured = reached >= MOSTLY_MEASURED
+    out /= np.where(measured, reached, 1)[:, :, None]
+    out[~measured] = AIR_HU
+
+
+def _span(weights: NDArray[np.float64]) -> slice:
+    """From the first to the last that is not zero."""
+    places = np.flatnonzero(weights)
+    return slice(int(places[0]), int(places[-1]) + 1)
 
 
 def _in_plane(image: NDArray[np.float32], plan: CoronalPlan) -> NDArray[np.float32]:

@@ -122,7 +122,7 @@ def write_ct(tmp_path: Path) -> Callable[..., Written]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_object() -> Callable[[Dataset, Path], None]:
     """Write one object as it is."""
     return save

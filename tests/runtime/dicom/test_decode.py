@@ -206,7 +206,7 @@ def test_a_file_that_vanished_is_unreadable(write_ct):
 def test_uncompressed_pixels_are_not_parsed_twice(write_ct, monkeypatch):
     candidate = write_ct().candidate()
     monkeypatch.setattr("pydicom.filereader.read_dataset", None)
-    monkeypatch.setattr("onfh_runtime.dicom.header.dcmread", None)
+    monkeypatch.setattr("onfh_runtime.dicom.elements.ElementReader.elements", None)
     read_volume(candidate)
 
 

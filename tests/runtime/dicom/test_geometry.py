@@ -7,6 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from onfh_runtime.dicom.geometry import (
+    from_axis_deg,
     obliquity_deg,
     order_along_normal,
     orientation_of,
@@ -61,6 +62,11 @@ def test_planes_are_named_by_their_normal(iop, plane):
 def test_obliquity_is_measured_to_the_nearest_axis():
     assert obliquity_deg(rotated(20)) == pytest.approx(20)
     assert obliquity_deg(rotated(75)) == pytest.approx(15)
+
+
+def test_the_angle_to_an_axis_knows_no_direction():
+    assert from_axis_deg(np.array([0, 0, -3.0])) == pytest.approx(0)
+    assert from_axis_deg(np.array([0, 1.0, -1.0])) == pytest.approx(45)
 
 
 def test_images_are_ordered_by_position():

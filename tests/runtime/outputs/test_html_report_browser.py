@@ -1,17 +1,7 @@
-"""The report in a real browser: what a reader's hand and eye would notice.
-
-Chromium is driven through chromedriver's W3C WebDriver protocol with nothing but the standard library.
-"""
+"""The report in a real browser: what a reader's hand and eye would notice."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,127 +13,37 @@ from onfh_runtime.outputs.html_report import html_from_result
 from onfh_runtime.result import Result
 from onfh_runtime.volume import CoronalStack
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(DRIVER is None, reason="chromedriver is not installed"),
-]
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-KEYS = {"Home": "\ue011", "End": "\ue010", "Left": "\ue012", "Right": "\ue014", "Tab": "\ue004"}
 PROBABILITIES = (0.02, 0.5, 0.1, 0.97, 0.2, 0.6)
 MOST_PROBABLE = 4
 ROWS, COLUMNS, ROW_MM, COLUMN_MM = 40, 60, 1.5, 0.8
 
 
-class Browser:
-    """One session of a headless Chromium."""
+def wait_for_slice(browser: Any, number: int) -> None:
+    browser.wait_for(lambda: browser.js("return document.getElementById('canvas').dataset.shown") == str(number))
+    assert browser.text("now-slice") == f"Slice {number} of {len(PROBABILITIES)}"
 
-    def __init__(self, base: str, profile: Path) -> None:
-        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options}
-        self._base = base
-        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._base = f"{base}/session/{session['sessionId']}"
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
-
-    def js(self, script: str) -> Any:
-        return self.call("POST", "/execute/sync", {"script": script, "args": []})
-
-    def cdp(self, command: str, **parameters: object) -> Any:
-        return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
-
-    def open(self, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("POST", "/url", {"url": path.as_uri()})
-
-    def press(self, *keys: str) -> None:
-        strokes = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
-        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": strokes}]})
-
-    def click(self, element_id: str) -> None:
-        found = self.call("POST", "/element", {"using": "css selector", "value": f"#{element_id}"})
-        self.call("POST", f"/element/{next(iter(found.values()))}/click", {})
-
-    def text(self, element_id: str) -> str:
-        return str(self.js(f"return document.getElementById('{element_id}').innerText"))
-
-    def wait_for_slice(self, number: int) -> None:
-        deadline = time.monotonic() + 10
-        while self.js("return document.getElementById('canvas').dataset.shown") != str(number):
-            assert time.monotonic() < deadline, f"slice {number} was never drawn"
-            time.sleep(0.02)
-        assert self.text("now-slice") == f"Slice {number} of {len(PROBABILITIES)}"
-
-    def pixels(self) -> list[int]:
-        """Sum of each colour channel over the canvas."""
-        return list(
-            self.js(
-                "const c = document.getElementById('canvas');"
-                "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-                "const sum = [0, 0, 0]; d.forEach((v, i) => { if (i % 4 < 3) sum[i % 4] += v; }); return sum;"
-            )
+def pixels(browser: Any) -> list[int]:
+    """Sum of each colour channel over the canvas."""
+    return list(
+        browser.js(
+            "const c = document.getElementById('canvas');"
+            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            "const sum = [0, 0, 0]; d.forEach((v, i) => { if (i % 4 < 3) sum[i % 4] += v; }); return sum;"
         )
+    )
 
-    def pixel(self, row: float, column: float) -> list[int]:
-        """RGB at a place of the stack's grid."""
-        return list(
-            self.js(
-                "const c = document.getElementById('canvas');"
-                "return [...c.getContext('2d').getImageData("
-                f"Math.floor(c.width * {column / COLUMNS}), Math.floor(c.height * {row / ROWS}), 1, 1"
-                ").data].slice(0, 3)"
-            )
+
+def pixel(browser: Any, row: float, column: float) -> list[int]:
+    """RGB at a place of the stack's grid."""
+    return list(
+        browser.js(
+            "const c = document.getElementById('canvas');"
+            "return [...c.getContext('2d').getImageData("
+            f"Math.floor(c.width * {column / COLUMNS}), Math.floor(c.height * {row / ROWS}), 1, 1"
+            ").data].slice(0, 3)"
         )
-
-    def wait_for(self, condition: Any) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, "the page never changed"
-            time.sleep(0.02)
-
-    def errors(self) -> list[Any]:
-        """Console entries since the last call, less Chromium's advice about these tests' own reading of pixels."""
-        log = self.call("POST", "/se/log", {"type": "browser"})
-        return [entry for entry in log if "Multiple readback operations" not in entry["message"]]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    profile = tmp_path_factory.mktemp("profile")
-    with subprocess.Popen(
-        [str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as driver:
-        session = None
-        try:
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            session = Browser(f"http://127.0.0.1:{port}", profile)
-            yield session
-        finally:
-            if session is not None:
-                session.call("DELETE", "")
-            driver.terminate()
+    )
 
 
 def result_and_bundle(**changes: Any) -> tuple[Result, Bundle]:
@@ -201,9 +101,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_opens_on_the_most_probable_slice_in_its_true_shape(browser: Browser, page: Path) -> None:
+def test_opens_on_the_most_probable_slice_in_its_true_shape(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     box = browser.js("const b = document.getElementById('canvas').getBoundingClientRect(); return [b.width, b.height]")
     assert box[0] / box[1] == pytest.approx(COLUMNS * COLUMN_MM / (ROWS * ROW_MM), rel=0.01)
     assert browser.text("now-position") == "Position 3.0 mm (front to back)"
@@ -212,35 +112,35 @@ def test_opens_on_the_most_probable_slice_in_its_true_shape(browser: Browser, pa
     assert browser.errors() == []
 
 
-def test_grey_values_follow_the_window(browser: Browser, page: Path) -> None:
+def test_grey_values_follow_the_window(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
-    assert browser.pixel(25, 30) == pytest.approx([255 * 500 / 2000] * 3, abs=1)  # 0 HU between -500 and 1500
+    wait_for_slice(browser, MOST_PROBABLE)
+    assert pixel(browser, 25, 30) == pytest.approx([255 * 500 / 2000] * 3, abs=1)  # 0 HU between -500 and 1500
     browser.press("w")
-    browser.wait_for(lambda: browser.pixel(25, 30)[0] > 90)
-    assert browser.pixel(25, 30) == pytest.approx([255 * 160 / 400] * 3, abs=2)  # 0 HU between -160 and 240
+    browser.wait_for(lambda: pixel(browser, 25, 30)[0] > 90)
+    assert pixel(browser, 25, 30) == pytest.approx([255 * 160 / 400] * 3, abs=2)  # 0 HU between -160 and 240
     assert "soft tissue" in browser.text("window")
 
 
-def test_slider_moves_text_pixels_and_marker(browser: Browser, page: Path) -> None:
+def test_slider_moves_text_pixels_and_marker(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     marker = "return document.getElementById('marker').getAttribute('transform')"
-    before, place = browser.pixels(), browser.js(marker)
+    before, place = pixels(browser), browser.js(marker)
     browser.js("const s = document.getElementById('slider'); s.value = 1; s.dispatchEvent(new Event('input'))")
-    browser.wait_for_slice(1)
-    assert browser.pixels()[0] < before[0]
+    wait_for_slice(browser, 1)
+    assert pixels(browser)[0] < before[0]
     assert browser.js(marker) != place
     assert browser.js("return document.getElementById('slider').getAttribute('aria-valuetext')").startswith(
         "Slice 1 of 6"
     )
 
 
-def test_keys_work_from_the_slider_and_from_the_page(browser: Browser, page: Path) -> None:
+def test_keys_work_from_the_slider_and_from_the_page(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     browser.press("Right")
-    browser.wait_for_slice(5)
+    wait_for_slice(browser, 5)
     browser.js("document.getElementById('slider').focus()")
     for key, expected in (
         ("Home", 1),
@@ -253,15 +153,15 @@ def test_keys_work_from_the_slider_and_from_the_page(browser: Browser, page: Pat
         ("Home", 1),
     ):
         browser.press(key)
-        browser.wait_for_slice(expected)
+        wait_for_slice(browser, expected)
     browser.press("m")
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     assert browser.errors() == []
 
 
-def test_every_control_can_be_reached_by_tab_and_shows_its_focus(browser: Browser, page: Path) -> None:
+def test_every_control_can_be_reached_by_tab_and_shows_its_focus(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     reached = {}
     for _ in range(10):
         browser.press("Tab")
@@ -273,42 +173,42 @@ def test_every_control_can_be_reached_by_tab_and_shows_its_focus(browser: Browse
     assert set(reached.values()) - {"0px"} == {"3px"}
 
 
-def test_overlay_toggles_in_two_colours_on_the_right_sides(browser: Browser, page: Path) -> None:
+def test_overlay_toggles_in_two_colours_on_the_right_sides(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
-    with_overlay = browser.pixels()
-    right, left = browser.pixel(15, 14), browser.pixel(15, 46)
+    wait_for_slice(browser, MOST_PROBABLE)
+    with_overlay = pixels(browser)
+    right, left = pixel(browser, 15, 14), pixel(browser, 15, 46)
     assert right[0] > right[2] + 20
     assert left[2] > left[0] + 20
     browser.press("o")
-    browser.wait_for(lambda: browser.pixels() != with_overlay)
-    assert len(set(browser.pixel(15, 14))) == len(set(browser.pixel(15, 46))) == 1
+    browser.wait_for(lambda: pixels(browser) != with_overlay)
+    assert len(set(pixel(browser, 15, 14))) == len(set(pixel(browser, 15, 46))) == 1
     assert browser.js("return document.getElementById('overlay').getAttribute('aria-pressed')") == "false"
     browser.click("overlay")
-    browser.wait_for(lambda: browser.pixels() == with_overlay)
+    browser.wait_for(lambda: pixels(browser) == with_overlay)
     assert browser.errors() == []
 
 
-def test_wheel_and_chart_choose_slices(browser: Browser, page: Path) -> None:
+def test_wheel_and_chart_choose_slices(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     browser.js(
         "document.getElementById('canvas').dispatchEvent(new WheelEvent('wheel', {deltaY: 100, cancelable: true}))"
     )
-    browser.wait_for_slice(5)
+    wait_for_slice(browser, 5)
     browser.js(
         "const p = document.querySelector('#chart .point.positive'), b = p.getBoundingClientRect();"
         "p.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: b.x + b.width / 2, clientY: b.y}))"
     )
-    browser.wait_for_slice(2)
+    wait_for_slice(browser, 2)
     browser.click("next")
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_both_colour_schemes_render(browser: Browser, page: Path, scheme: str, dark: bool) -> None:
+def test_both_colour_schemes_render(browser: Any, page: Path, scheme: str, dark: bool) -> None:
     browser.open(page, scheme=scheme)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     back, front = browser.js(
         "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) =>"
         "c.match(/\\d+/g).reduce((a, b) => a + Number(b), 0))"
@@ -318,21 +218,21 @@ def test_both_colour_schemes_render(browser: Browser, page: Path, scheme: str, d
 
 
 @pytest.mark.parametrize("width", [700, 420])
-def test_narrow_screens_do_not_scroll_sideways(browser: Browser, page: Path, width: int) -> None:
+def test_narrow_screens_do_not_scroll_sideways(browser: Any, page: Path, width: int) -> None:
     browser.open(page, width=width)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     assert browser.js("return document.documentElement.scrollWidth") <= width
     assert float(browser.js("return getComputedStyle(document.body).fontSize")[:-2]) >= 18
 
 
-def test_banner_stays_in_view(browser: Browser, page: Path) -> None:
+def test_banner_stays_in_view(browser: Any, page: Path) -> None:
     browser.open(page)
-    browser.wait_for_slice(MOST_PROBABLE)
+    wait_for_slice(browser, MOST_PROBABLE)
     browser.js("window.scrollTo(0, document.body.scrollHeight)")
     assert browser.js("return document.querySelector('.banner').getBoundingClientRect().top") == 0
 
 
-def test_a_refused_series_renders_without_pictures(browser: Browser, tmp_path: Path) -> None:
+def test_a_refused_series_renders_without_pictures(browser: Any, tmp_path: Path) -> None:
     reason = {"code": "gantry_tilt", "text": "The gantry was tilted."}
     result, bundle = result_and_bundle(status="not_analysed", reason=reason, patient=None, sides=None, slices=[])
     path = tmp_path / "report.html"
@@ -344,7 +244,7 @@ def test_a_refused_series_renders_without_pictures(browser: Browser, tmp_path: P
     assert browser.errors() == []
 
 
-def test_markup_in_a_description_stays_text(browser: Browser, tmp_path: Path) -> None:
+def test_markup_in_a_description_stays_text(browser: Any, tmp_path: Path) -> None:
     evil = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     result, bundle = result_and_bundle(status="failed", patient=None, sides=None, slices=[])
     path = tmp_path / "report.html"

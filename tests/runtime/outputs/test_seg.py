@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage
 
 from onfh_runtime.outputs.seg import seg_from_mask
 from onfh_runtime.result import Result
@@ -38,7 +39,6 @@ def _frames(path: Path) -> dict[tuple[str, int | None, int], Mask]:
     return found
 
 
-@pytest.mark.parametrize("plane", ["axial", "coronal", "oblique"])
 def test_every_frame_is_the_mask_of_its_source_image_at_its_place(
     plane: str, study_of: Callable[..., Any], mask: Mask, make: Callable[..., Path], errors_of: Callable[..., Any]
 ) -> None:
@@ -69,6 +69,55 @@ def test_every_frame_is_the_mask_of_its_source_image_at_its_place(
         source = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         header = images[uids.index(source)].header
         assert group.PlanePositionSequence[0].ImagePositionPatient == header.ImagePositionPatient
+
+
+def test_slices_of_a_tilted_gantry_stay_where_they_are(
+    study_of: Callable[..., Any], mask: Mask, make: Callable[..., Path], errors_of: Callable[..., Any]
+) -> None:
+    shift = np.array([0.0, 0.4, 1.5])
+
+    def edit(header: Dataset) -> None:
+        index = int(header.SOPInstanceUID.rpartition(".")[2]) - 1
+        header.ImagePositionPatient = [f"{value:.10g}" for value in np.array([-100, -90, -300]) + index * shift]
+
+    images, volume = study_of(edit=edit)
+    affine = volume.affine.copy()
+    affine[:3, 0] = shift
+    path = make(mask, (images, replace(volume, affine=affine)))
+    assert errors_of(path) == []
+    seg = pydicom.dcmread(path)
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == 1.5
+    places = {image.sop_instance_uid: image.header.ImagePositionPatient for image in images}
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert group.PlanePositionSequence[0].ImagePositionPatient == places[source]
+    assert {key[0]: frame.any() for key, frame in _frames(path).items()}.keys() == {
+        image.sop_instance_uid for index, image in enumerate(images) if mask[index].any()
+    }
+
+
+def test_frames_of_one_object_are_referred_to_by_number(
+    study_of: Callable[..., Any], mask: Mask, make: Callable[..., Path], errors_of: Callable[..., Any]
+) -> None:
+    def edit(header: Dataset) -> None:
+        header.SOPClassUID = EnhancedCTImageStorage
+
+    images, volume = study_of(edit=edit)
+    uid = images[0].sop_instance_uid
+    for image in images:
+        image.header.SOPInstanceUID = uid
+    frames = tuple(replace(image, frame=number) for number, image in enumerate(images, 1))
+    path = make(mask, (frames, volume))
+    assert errors_of(path) == []
+    for (source, number, label), pixels in _frames(path).items():
+        assert source == uid
+        np.testing.assert_array_equal(pixels, mask[number - 1] == label)
+    seg = pydicom.dcmread(path)
+    (listed,) = seg.SourceImageSequence
+    assert listed.ReferencedFrameNumber == [4, 5, 6, 7, 8, 9]
+    (named,) = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert (named.ReferencedSOPInstanceUID, named.ReferencedSOPClassUID) == (uid, EnhancedCTImageStorage)
+    assert "ReferencedFrameNumber" not in named
 
 
 def test_a_segment_says_what_where_on_which_side_and_by_whom(

@@ -51,9 +51,11 @@ def test_patient_and_study_are_those_of_the_source(study_of: Callable[..., Any],
         ("ISO_IR 100", "Müller^Jürgen"),
         ("ISO_IR 192", "Müller^Jürgen=王^小东"),
         (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
         ("GB18030", "Wang^XiaoDong=王^小东"),
     ],
-    ids=["ascii", "latin1", "utf8", "kanji", "gb18030"],
+    ids=["ascii", "latin1", "utf8", "kanji", "katakana", "hangul", "gb18030"],
 )
 @pytest.mark.parametrize("notice", ["plain", "Only for Größe ≥ 3 mm, 仅供研究"])
 def test_names_survive_in_every_character_set(
@@ -69,10 +71,14 @@ def test_names_survive_in_every_character_set(
             header.SpecificCharacterSet = character_set
         header.PatientName = name
 
-    for path in both(study_of(edit=edit), notices=(notice,)):
+    study = study_of(edit=edit)
+    stored_name = bytes(study[0][0].header.get_item("PatientName").value)
+    for path in both(study, notices=(notice,)):
         written = pydicom.dcmread(path)
         assert str(written.PatientName) == name
         own = written.Modality == "SR" and not notice.isascii()
+        if not own:
+            assert pydicom.dcmread(path).get_item("PatientName").value == stored_name, "byte by byte"
         assert written.get("SpecificCharacterSet") == ("ISO_IR 192" if own else character_set)
         assert errors_of(path) == []
         if own:

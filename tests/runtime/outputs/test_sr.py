@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import EnhancedCTImageStorage
 
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs.seg import seg_from_mask
@@ -145,6 +147,26 @@ def test_every_source_image_is_in_the_library_and_in_the_evidence(
     listed = [item for item in report.all if item.ValueType == "IMAGE"]
     assert [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in listed] == uids
     assert [str(entry[2]) for entry in report.document.get_evidence()] == uids
+
+
+def test_frames_of_one_object_are_named_by_number(
+    negative: Result,
+    bundle: Any,
+    study_of: Callable[..., Any],
+    stored: Callable[[Dataset], Path],
+    errors_of: Callable[..., Any],
+) -> None:
+    images, _ = study_of(edit=lambda header: setattr(header, "SOPClassUID", EnhancedCTImageStorage))
+    frames = [replace(images[0], frame=number) for number in (1, 2, 3)]
+    path = stored(sr_from_result(negative, frames, seg=None, bundle=bundle))
+    assert errors_of(path) == []
+    report = Report(path)
+    (listed,) = [item.ReferencedSOPSequence[0] for item in report.all if item.ValueType == "IMAGE"]
+    assert (listed.ReferencedSOPInstanceUID, list(listed.ReferencedFrameNumber)) == (
+        images[0].sop_instance_uid,
+        [1, 2, 3],
+    )
+    assert [str(entry[2]) for entry in report.document.get_evidence()] == [images[0].sop_instance_uid]
 
 
 def test_who_computed_it_with_what(read: Callable[..., Report], result_of: Callable[..., Result]) -> None:

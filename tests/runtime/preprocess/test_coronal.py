@@ -171,3 +171,84 @@ def test_the_box_stays_inside_the_stack():
         slice(0, 150),
     )
     assert head_box(room(1), HEADS, Coverage(margin_mm=0))[0] == slice(0, 1)
+
+
+# --- a tilted gantry
+
+
+def tilted_volume(degrees, *, slices=20, rows=60, flip=False, field=(0.7, -1.1, 1.9)):
+    """A volume sheared front to back whose HU are a linear function of the place, which interpolation keeps exactly."""
+    angle = np.radians(degrees)
+    affine = np.eye(4)
+    affine[:3, 0] = (0, 0, -2.0 if flip else 2.0)
+    affine[:3, 1] = 0.8 * np.array([0, np.cos(angle), -np.sin(angle)])
+    affine[:3, 2] = (0.9, 0, 0)
+    affine[:3, 3] = (-20.0, -30.0, 40.0)
+    shape = (slices, rows, 7)
+    points = np.stack(np.indices(shape), -1) @ affine[:3, :3].T + affine[:3, 3]
+    slope = 0.01  # rounding of stored values stays far below one HU
+    voxels = np.rint(points @ field / slope).astype(np.int16)
+    return Volume(voxels, affine, np.full(slices, slope), np.zeros(slices)), np.array(field)
+
+
+@pytest.mark.parametrize("degrees", [-25.0, -3.0, 8.0, 30.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_tilted_volume_is_put_upright_where_it_is(degrees, flip):
+    volume, field = tilted_volume(degrees, flip=flip)
+    plan = plan_coronal(volume, 3.0)
+    stack = coronal_stack(volume, plan)
+    assert plan.tilted
+    axes = stack.affine[:3, :3] / stack.spacing_mm
+    np.testing.assert_allclose(axes, np.array([[0, 1, 0], [0, 0, -1], [1, 0, 0]]).T, atol=1e-12)
+    assert stack.spacing_mm == pytest.approx((3.0, 2.0, 0.9))
+    points = np.stack(np.indices(stack.hu.shape), -1) @ stack.affine[:3, :3].T + stack.affine[:3, 3]
+    # Away from the ends every plane of a slab reaches the row, and the answer is the field at that very place.
+    whole = np.zeros(stack.hu.shape, bool)
+    shift = int(np.ceil(3.0 / np.cos(np.radians(degrees)) * abs(np.sin(np.radians(degrees))) / 2.0)) + 1
+    measured = stack.hu > -990
+    for k, slab in enumerate(measured[:, :, 0]):
+        first, last = np.flatnonzero(slab)[[0, -1]]
+        whole[k, first + shift : last + 1 - shift] = True
+    assert whole.sum() > 0.4 * measured.sum()
+    assert np.abs(stack.hu - points @ field)[whole].max() < 0.5
+    assert measured.mean() < 1  # what lies outside the parallelogram was never measured
+    assert set(np.unique(stack.hu[~measured])) <= {np.float32(-1000)}
+
+
+@pytest.mark.parametrize("degrees", [-20.0, 15.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_mask_goes_back_onto_tilted_slices(degrees, flip):
+    volume, _ = tilted_volume(degrees, flip=flip)
+    plan = plan_coronal(volume, 1.0)
+    points = np.stack(np.indices(plan.shape), -1) @ plan.affine[:3, :3].T + plan.affine[:3, 3]
+    middle = volume.affine[:3] @ [10, 30, 3, 1]
+    ball = (np.linalg.norm(points - middle, axis=-1) <= 9).astype(np.uint8)
+    back = mask_to_volume(ball, plan, volume)
+    assert back.shape == volume.voxels.shape
+    inside = np.argwhere(back) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    assert np.abs(inside.mean(axis=0) - points[ball > 0].mean(axis=0)).max() < 0.4
+    assert np.linalg.norm(inside - middle, axis=1).max() < 9 + 1.5
+    voxels = abs(np.linalg.det(plan.affine[:3, :3])), abs(np.linalg.det(volume.affine[:3, :3]))
+    assert back.sum() * voxels[1] == pytest.approx(ball.sum() * voxels[0], rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "shear",
+    [
+        pytest.param((0.4, 0.0, 0.0), id="sideways"),
+        pytest.param((0.0, 2.0, 0.0), id="45 degrees"),
+    ],
+)
+def test_a_shear_that_no_gantry_makes_is_refused(shear):
+    affine = axial_affine(spacing=(2.0, 0.8, 0.9))
+    affine[:3, 0] += shear
+    with pytest.raises(SeriesError) as error:
+        plan_coronal(make_volume((20, 30, 7), affine), 3.0)
+    assert error.value.code == "gantry_tilt"
+
+
+def test_a_sheared_coronal_series_is_refused():
+    affine = np.array([[0, 0, 1.0, 0], [3.0, 0, 0, 0], [0.4, -1.0, 0, 0], [0, 0, 0, 1]])
+    with pytest.raises(SeriesError) as error:
+        plan_coronal(make_volume((20, 30, 7), affine, acquired="coronal"), 3.0)
+    assert error.value.code == "gantry_tilt"
