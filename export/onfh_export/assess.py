@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from onfh_export.fitting import probabilities
-from onfh_export.metrics import area_under_curve, dice, hd95_mm, operating_point
 from onfh_export.prepare import PreparedCase
 from onfh_export.recipe import Recipe
 from onfh_export.thresholds import best_top_k, sensitive_threshold, top_k_mean, youden_threshold
+from onfh_runtime.evaluation import area_under_curve, confusion, dice, hd95_mm
 
 __all__ = ["Answer", "Thresholds", "answers", "frozen_thresholds", "split_metrics"]
 
@@ -151,7 +151,7 @@ def split_metrics(found: list[Answer], thresholds: Thresholds) -> dict[str, Any]
 
 
 def _classified(scores: NDArray[np.floating], labels: NDArray[np.bool_], threshold: float) -> dict[str, Any]:
-    point = operating_point(scores, labels, threshold)
+    point = confusion(scores, labels, threshold)
     rates = {"sensitivity": point.sensitivity, "specificity": point.specificity, "npv": point.npv}
     return {"auc": area_under_curve(scores, labels), "threshold": threshold, **rates, **asdict(point)}
 

@@ -19,7 +19,14 @@ from onfh_export.graph.precision import Io
 from onfh_export.onnx_export import INPUT_NAME, OUTPUT_NAME
 from onfh_export.parity_limits import Breach, breaches
 from onfh_export.parity_plot import parity_plot
-from onfh_export.parity_report import breach_line, parity_document, parity_section, parity_table
+from onfh_export.parity_report import (
+    NO_MASKS,
+    breach_line,
+    masks_compared,
+    parity_document,
+    parity_section,
+    parity_table,
+)
 from onfh_export.phases import Phases
 from onfh_export.plans import requested_plans, write_plans
 from onfh_export.reduction import Reduced, compared, reduced_and_compared
@@ -112,6 +119,7 @@ def bundle_from_stages(
         OnfhError: ``onnx_mismatch``, ``precision_unreachable`` or ``parity_breached``.
     """
     options, phases = options or ExportOptions(), phases or Phases()
+    out = out.resolve()
     plans = requested_plans(options.flavours, options.targets)
     rules = draft_bundle(config)
     with new_bundle(out, force=options.force) as folder, tempfile.TemporaryDirectory(prefix="onfh-export-") as work:
@@ -147,13 +155,16 @@ def bundle_from_stages(
             )
         found = breaches(parity, rules.parity)
         phases.say(parity_table(parity, rules.parity).rstrip())
+        if not masks_compared(parity):
+            phases.say(f"! {NO_MASKS}")
         if found and not options.accept_drift:
-            raise _breached(found)
+            raise _breached(found, options.precision)
         rules = _finished(rules, sources, stages, reduced, found)
         _require_half(rules, options.precision)
         if reduced is not None:
             for stage, islands in reduced.islands.items():
-                phases.say(f"{stage}: {len(islands.keep)} node(s) stay FP32, found in {islands.trials} trial(s)")
+                more = "" if islands.minimal else "; the search ran out of trials, fewer might do"
+                phases.say(f"{stage}: {len(islands.keep)} node(s) stay FP32, found in {islands.trials} trial(s){more}")
         write_plans(folder, plans, rules, options.precision, options.engine, phases)
         with phases.phase("model card and hashes"):
             document = parity_document(parity, reference, rules, found, drift_accepted=options.accept_drift)
@@ -217,13 +228,13 @@ def _described(reference: Reference) -> str:
     return f"{len(reference.studies)} {what}, {slices} slices" + (f", {refused} series refused" if refused else "")
 
 
-def _breached(found: Sequence[Breach]) -> OnfhError:
+def _breached(found: Sequence[Breach], precision: Precision) -> OnfhError:
     lines = " ".join(breach_line(breach) for breach in found)
     return OnfhError(
         "parity_breached",
         f"The export changed answers beyond the limits of the configuration, and no bundle was written. {lines}",
-        "Try --precision bf16 or fp32, change the limits under `parity`, or take it with --accept-drift, "
-        "which is recorded.",
+        ("" if precision == "fp32" else "Try --precision fp32. ")
+        + "Change the limits under `parity`, or take it with --accept-drift, which is recorded.",
     )
 
 

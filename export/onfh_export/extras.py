@@ -8,7 +8,7 @@ from onfh_runtime.errors import MissingExtraError
 
 __all__ = ["require_export_extra"]
 
-_NEEDED = ("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "transformers", "yaml")
+_NEEDED = ("matplotlib", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy", "torch", "transformers", "yaml")
 
 
 def require_export_extra() -> None:

@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from onfh_export.augment import augmented
-from onfh_export.metrics import area_under_curve
 from onfh_export.networks import parameter_count, save_checkpoint, segmenter_from_shape, vit_from_shape
 from onfh_export.prepare import PreparedCase
 from onfh_export.recipe import Fit, Recipe
+from onfh_runtime.evaluation import area_under_curve
 
 __all__ = ["Slices", "classifier_from_slices", "probabilities", "segmenter_from_slices", "slices_of"]
 
@@ -130,7 +130,9 @@ def classifier_from_slices(
 
     def score(network: nn.Module) -> float:
         found = probabilities(network.network, validation.pixels, autocast=recipe.autocast)  # type: ignore[arg-type]
-        return area_under_curve(found, validation.positive) or 0.0
+        # A network that answers NaN has no area, and must not look like a good one.
+        area = area_under_curve(found, validation.positive) if np.isfinite(found).all() else None
+        return area or 0.0
 
     everything = torch.arange(len(labels))
 

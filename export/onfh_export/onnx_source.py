@@ -24,6 +24,9 @@ __all__ = ["model_from_onnx_file"]
 
 _OPSETS = range(17, 21)
 """What every parser this project targets reads; JetPack 6's TensorRT 10.3 ends at 20."""
+_PROBABILITIES = frozenset({"Sigmoid", "Softmax"})
+_PASSES_ON = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that move numbers and change none."""
 _MAX_IR = 10
 """ONNX Runtime 1.20, the oldest the runtime takes, reads no newer file format."""
 
@@ -52,6 +55,7 @@ def model_from_onnx_file(
     model = fp32_model_from_file(path)
     model, notes = _single_output(model, path, output)
     batch = _check_input(model, path, needs)
+    _check_logits(model, path, needs)
     rows = np.random.default_rng(0).standard_normal((max(batch, 2), *needs.shape), np.float32)
     asked = rows[: batch or 1]
     before = _answer(_session(model, path), asked, path)
@@ -121,6 +125,20 @@ def _check_input(model: onnx.ModelProto, path: Path, needs: StageNeeds) -> int:
             )
     needs.check_input(str(path), [dim.dim_value for dim in dims[1:]])
     return int(dims[0].dim_value)
+
+
+def _check_logits(model: onnx.ModelProto, path: Path, needs: StageNeeds) -> None:
+    """Refuse probabilities where the runtime would take them for logits and squeeze them once more."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node = makers.get(OUTPUT_NAME)
+    while node is not None and node.op_type in _PASSES_ON:
+        node = makers.get(node.input[0])
+    if node is not None and node.op_type in _PROBABILITIES and needs.activation != "none":
+        raise needs.mismatch(
+            f"{path} answers with probabilities (its last operator is a {node.op_type}), and the configuration's "
+            f"{needs.stage}.activation {needs.activation} takes logits",
+            f"Set {needs.stage}.activation to none, or export the logits.",
+        )
 
 
 def _converted(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -152,7 +152,7 @@ def compare(
             else:
                 answers[column.name][study.label] = given.probabilities, given.patient
                 spacing = study.prepared.stack.spacing_mm
-                difference = study_difference(study.label, expected, given, rules, spacing, study.truth)
+                difference = study_difference(study.label, expected, given, spacing, study.truth)
                 found[column.name].append(difference)
             progress(number * len(columns) + place, steps)
     return Parity(
@@ -191,13 +191,14 @@ def _said(prepared: Prepared, rules: Bundle, column: Column) -> Said | BackendEr
     gated[gated_slices(given.probabilities, rules.gate)] = True
     found = given.found
     return Said(
-        given.probabilities,
-        gated,
-        found.patient.probability,
-        found.patient.state,
-        (found.sides.right.state, found.sides.left.state),
-        given.mask,
-        found.mask > 0,
+        probabilities=given.probabilities,
+        called=given.probabilities >= rules.slice_threshold,
+        patient=found.patient.probability,
+        state=found.patient.state,
+        sides=(found.sides.right.state, found.sides.left.state),
+        reported=found.mask > 0,
+        gated=gated,
+        outlined=given.mask,
     )
 
 

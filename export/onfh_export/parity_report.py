@@ -8,15 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from onfh_export.parity import Comparison, Kind, Near, Parity
-from onfh_export.parity_compare import MaskPair, Pooled, StudyDifference
+from onfh_export.parity_compare import Pooled, StudyDifference
 from onfh_export.parity_limits import Breach
 from onfh_export.reference import Reference
 from onfh_runtime import __version__
 from onfh_runtime.bundle import Bundle, ParityLimits
+from onfh_runtime.evaluation.paired import MaskPair
 
-__all__ = ["SCHEMA", "parity_document", "parity_section", "parity_table"]
+__all__ = ["NO_MASKS", "SCHEMA", "masks_compared", "parity_document", "parity_section", "parity_table"]
 
 SCHEMA = "onfh-parity/1"
+NO_MASKS = "Stage 2 outlined nothing on any of these studies, so nothing is known of its masks."
 SHOWN = 8
 """Studies a line names before it counts the rest."""
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "torch", "transformers")
@@ -65,6 +67,7 @@ def parity_document(
             "slices": sum(len(study.prepared.seen.hu) for study in reference.studies),
             "with_truth": sum(study.truth is not None for study in reference.studies),
             "refused_series": reference.refused,
+            "masks_compared": masks_compared(parity),
         },
         "columns": [{**asdict(column), "evidence": _KINDS[column.kind]} for column in columns],
         "comparisons": [_comparison(comparison) for comparison in parity.comparisons],
@@ -72,6 +75,13 @@ def parity_document(
         "nearest_patients": [_near(case) for case in parity.patients],
         "software": {"onfh-edge": __version__, **_versions()},
     }
+
+
+def masks_compared(parity: Parity) -> int:
+    """Studies on which stage 2 outlined something in some column; with none, nothing is known of its masks."""
+    return max(
+        (comparison.pooled.studies - comparison.pooled.both_empty for comparison in parity.comparisons), default=0
+    )
 
 
 def parity_table(parity: Parity, limits: ParityLimits) -> str:
@@ -118,6 +128,8 @@ def parity_section(
         parts.append(taken + "\n\n" + "".join(f"- {breach_line(breach)}\n" for breach in found))
     else:
         parts.append("No limit is breached.\n")
+    if not masks_compared(parity):
+        parts.append(f"**{NO_MASKS}**\n")
     if picture is not None:
         parts.append(f"![Probabilities, drift, Dice and volume of the reference studies]({picture})\n")
     parts.append("`parity.json` holds every study and the ten cases nearest each threshold.\n")
@@ -140,7 +152,7 @@ def _head(comparison: Comparison) -> str:
 def _rows(limits: ParityLimits) -> list[tuple[str, Callable[[Pooled], str], str]]:
     return [
         ("patients whose answer changes", lambda p: f"{p.patient_flips} of {p.studies}", str(limits.patient_flips)),
-        ("sides whose state changes", lambda p: str(p.side_flips), ""),
+        ("sides whose state changes", lambda p: str(p.side_flips), str(limits.side_flips)),
         ("slices across the threshold", lambda p: f"{p.slice_flips} of {p.slices}", f"{limits.slice_flips:.2%}"),
         ("slices across the gate", lambda p: f"{p.gate_flips} of {p.slices}", ""),
         ("largest change of a probability", lambda p: f"{p.largest_drift:.1e}", f"{limits.probability_drift:g}"),

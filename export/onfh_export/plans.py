@@ -39,7 +39,8 @@ def requested_plans(flavours: Sequence[str], targets: Sequence[str]) -> tuple[Pl
 
     Args:
         flavours: names.
-        targets: compute capabilities such as ``sm89``; empty for the GPU of this machine.
+        targets: compute capabilities such as ``sm89``; empty for the GPUs of this machine, as far as a flavour builds
+            for them.
 
     Raises:
         UsageError: ``flavour_unknown``, ``target_unknown``, or ``target_missing`` when none is given and there is no
@@ -47,18 +48,24 @@ def requested_plans(flavours: Sequence[str], targets: Sequence[str]) -> tuple[Pl
         MissingExtraError: ``flavour_missing``.
     """
     opened = [flavour(name) for name in dict.fromkeys(flavours)]
-    if opened and not targets:
-        targets = list(dict.fromkeys(gpu.target for gpu in find_gpus()))
-        if not targets:
-            known = ", ".join(known_targets(opened[0])) or "none, without a GPU"
-            raise UsageError(
-                "target_missing",
-                "This machine has no NVIDIA GPU to build plans for.",
-                f"Name the GPUs they are for, such as --targets sm86,sm89; {opened[0].name} knows {known}.",
-            )
-    for each in opened:
-        check_target(each, targets)
-    return tuple(PlanRequest(each, target) for each in opened for target in dict.fromkeys(targets))
+    wanted = [(each, tuple(dict.fromkeys(targets)) or _targets_here(each)) for each in opened]
+    for each, named in wanted:
+        check_target(each, named)
+    return tuple(PlanRequest(each, target) for each, named in wanted for target in named)
+
+
+def _targets_here(each: Flavour) -> tuple[str, ...]:
+    """The GPUs of this machine that a flavour builds for; all of them where it builds for none."""
+    here = tuple(dict.fromkeys(gpu.target for gpu in find_gpus()))
+    known = known_targets(each)
+    if not here:
+        raise UsageError(
+            "target_missing",
+            "This machine has no NVIDIA GPU to build plans for.",
+            f"Name the GPUs they are for, such as --targets sm86,sm89; {each.name} knows "
+            f"{', '.join(known) or 'none, without a GPU'}.",
+        )
+    return tuple(target for target in here if target in known) or here
 
 
 def write_plans(

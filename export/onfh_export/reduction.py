@@ -23,6 +23,7 @@ from onfh_export.stage_graph import STAGES, FloatStage
 from onfh_runtime.backends import StageBackend
 from onfh_runtime.backends.ort_backend import OrtBackend
 from onfh_runtime.bundle import Bundle, Stage, StageName
+from onfh_runtime.errors import BackendError, OnfhError
 from onfh_runtime.preprocess import stage_input
 from onfh_runtime.stages import StageRunner
 
@@ -71,31 +72,29 @@ def reduced_and_compared(
         phases: told of every phase.
     """
     rows = {stage: _rows(stage, stages, reference.studies) for stage in STAGES}
-    previous: dict[StageName, frozenset[str]] = {}
-    while True:
+    for last in (False, True):
         found: dict[StageName, Islands] = {}
         paths: dict[StageName, Path] = {}
         emulations: dict[StageName, Path] = {}
         for stage in STAGES:
             with phases.phase(f"{stage}: {precision} islands"):
                 model = onnx.load(stages[stage].path)
-                found[stage] = _islands(stage, model, rows[stage], stages[stage].spec, rules, precision, io)
+                found[stage] = _islands(stage, model, rows[stage], stages[stage].spec, rules, precision, io, phases)
                 keep = found[stage].keep
                 paths[stage] = folder / stage / f"model.{precision}.onnx"
                 emulations[stage] = scratch / stage / "emulated.onnx"
                 emulations[stage].parent.mkdir(exist_ok=True)
                 onnx.save(half_from_float(model, dtype=precision, keep=keep, io=io), paths[stage])
+                _check_half(stage, paths[stage], precision)
                 onnx.save(emulated(model, dtype=precision, keep=keep, io=io), emulations[stage])
         with phases.phase("parity on the reference"):
             parity = compared(stages, rules, reference, phases, emulations=emulations, precision=precision)
-        kept = {stage: frozenset(found[stage].keep) for stage in STAGES}
-        breached = {name for breach in breaches(parity, rules.parity) for name in breach.studies}
-        if previous or not breached:
-            return Reduced(precision, paths, found), parity
+        worst = _worth_another_search(parity, rules, reference)
+        if last or not worst:
+            break
         phases.say("  a limit is breached; the search is run again with slices of those studies")
-        previous = kept
-        worst = [study for study in reference.studies if study.label in breached]
         rows = {stage: np.concatenate([rows[stage], _rows(stage, stages, worst)]) for stage in STAGES}
+    return Reduced(precision, paths, found), parity
 
 
 def compared(
@@ -171,7 +170,32 @@ def _islands(
     rules: Bundle,
     precision: Half,
     io: Io,
+    phases: Phases,
 ) -> Islands:
     threshold = rules.slice_threshold if stage == "classifier" else rules.mask_threshold
     gate = row_gate(rows, spec, stage, model, rules.parity, threshold)
-    return find_islands(model, rows, gate, dtype=precision, io=io)
+    return find_islands(
+        model, rows, gate, dtype=precision, io=io, progress=lambda line: phases.say(f"  {stage}: {line}")
+    )
+
+
+def _check_half(stage: StageName, path: Path, precision: Half) -> None:
+    """See that the half file itself is valid, and for FP16 that it opens: only its stand-in is run on a CPU."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        if precision == "fp16":  # the CPU provider has kernels for few BF16 operators
+            OrtBackend(path, precision=precision).close()
+    except (BackendError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise OnfhError("onnx_mismatch", f"The {precision} graph of the {stage} is not valid: {error}") from error
+
+
+def _worth_another_search(parity: Parity, rules: Bundle, reference: Reference) -> list[ReferenceStudy]:
+    """Studies whose breach by the half column more rows could show the search; an AUC belongs to no row."""
+    half = {comparison.column.name for comparison in parity.comparisons if comparison.column.kind == "emulated"}
+    names = {
+        name
+        for breach in breaches(parity, rules.parity)
+        if breach.column in half and breach.limit != "auc_change"
+        for name in breach.studies
+    }
+    return [study for study in reference.studies if study.label in names]

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onfh_export.graph.islands import Verdict
-from onfh_export.metrics import dice
 from onfh_export.parity import NOT_A_PROBABILITY
 from onfh_runtime.backends.ort_backend import OrtBackend
 from onfh_runtime.bundle import ParityLimits, Stage, StageName
 from onfh_runtime.errors import BackendError
+from onfh_runtime.evaluation import dice
 from onfh_runtime.stages import StageRunner
 
 __all__ = ["row_gate"]

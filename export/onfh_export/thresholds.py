@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onfh_export.metrics import area_under_curve
+from onfh_runtime.evaluation import area_under_curve
 
 __all__ = ["best_top_k", "sensitive_threshold", "top_k_mean", "youden_threshold"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from onfh_export.replace_folder import replace_folder
 from onfh_runtime.bundle import Bundle, load_bundle, sha256_of
 from onfh_runtime.errors import OutputError, UsageError
 
@@ -30,11 +32,12 @@ def new_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: ``bundle_exists`` or ``output_unwritable``.
     """
-    if out.exists() and not force:
-        raise OutputError("bundle_exists", f"{out} is already there.", "Choose another folder, or add --force.")
-    if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError("bundle_exists", f"{out} is there and is no bundle.", "Choose another folder.")
+    out = Path(os.path.realpath(out))  # "." has no name to put a temporary folder beside
     try:
+        if out.exists() and not force:
+            raise OutputError("bundle_exists", f"{out} is already there.", "Choose another folder, or add --force.")
+        if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError("bundle_exists", f"{out} is there and is no bundle.", "Choose another folder.")
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
@@ -42,7 +45,10 @@ def new_bundle(out: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         temporary.chmod(0o755)
         yield temporary
-        _move_into_place(temporary, out)
+        try:
+            replace_folder(temporary, out)
+        except OSError as error:
+            raise OutputError("output_unwritable", f"{out} cannot be written ({error.strerror}).") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -77,20 +83,3 @@ def validated(content: dict[str, Any]) -> Bundle:
             for problem in error.errors()
         ]
         raise UsageError("config_invalid", f"The bundle's configuration is wrong at {'; '.join(problems)}.") from error
-
-
-def _move_into_place(temporary: Path, out: Path) -> None:
-    """Rename ``temporary`` to ``out``; what was there is put back when that fails."""
-    old = None
-    if out.exists():
-        old = out.with_name(f".{out.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    try:
-        temporary.rename(out)
-    except OSError as error:
-        if old is not None:
-            old.rename(out)
-        raise OutputError("output_unwritable", f"{out} cannot be written ({error.strerror}).") from error
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)

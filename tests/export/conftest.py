@@ -99,6 +99,7 @@ def said(rules):
         reported = mask if positive else np.zeros_like(mask)
         state = "positive" if positive else "negative"
         sides = ("positive" if reported.any() else "negative", "negative")
-        return Said(slices, slices >= rules.gate.threshold, patient, state, sides, mask, reported)
+        called, gated = slices >= rules.slice_threshold, slices >= rules.gate.threshold
+        return Said(slices, called, patient, state, sides, reported, gated, mask)
 
     return made

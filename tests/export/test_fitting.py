@@ -14,9 +14,9 @@ from onfh_export.fitting import (
     probabilities,
     segmenter_from_slices,
 )
-from onfh_export.metrics import area_under_curve
 from onfh_export.networks import checkpoint_from_folder, vit_from_shape
 from onfh_export.recipe import ClassifierShape, Fit, smoke_recipe
+from onfh_runtime.evaluation import area_under_curve
 
 RECIPE = replace(
     smoke_recipe(),

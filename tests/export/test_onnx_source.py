@@ -133,6 +133,28 @@ def test_one_class_needs_a_sigmoid(saved):
     assert _shape(model.graph.output[0]) == ["batch", 1]
 
 
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize("behind", [(), ("Identity",), ("Unsqueeze", "Squeeze")])
+def test_probabilities_are_no_logits(saved, last, behind):
+    nodes, name = [FLAT, TIMES, helper.make_node(last, ["y"], ["p"])], "p"
+    for kind in behind:
+        axes = [] if kind == "Identity" else ["axes"]
+        nodes.append(helper.make_node(kind, [name, *axes], [f"{name}_"]))
+        name += "_"
+    path = saved(_model(nodes, outputs=[(name, ["n", 2])], initializers={"axes": np.array([2])}))
+    for activation in ("softmax", "sigmoid"):
+        error = _refused(path, "stage_mismatch", last, activation, needs=_needs(activation=activation))
+        assert "classifier.activation to none, or export the logits" in error.fix
+    model, _ = model_from_onnx_file(path, _needs(activation="none"))
+    assert last in {node.op_type for node in model.graph.node}
+
+
+def test_a_sigmoid_within_is_no_probability(saved):
+    nodes = [FLAT, helper.make_node("Sigmoid", ["flat"], ["s"]), helper.make_node("MatMul", ["s", "w"], ["y"])]
+    model, _ = model_from_onnx_file(saved(_model(nodes)), _needs())
+    assert "Sigmoid" in {node.op_type for node in model.graph.node}
+
+
 def test_an_answer_that_is_no_float_is_refused(saved):
     nodes = [FLAT, TIMES, helper.make_node("Cast", ["y"], ["z"], to=TensorProto.INT64)]
     model = _model(nodes, outputs=[("z", ["n", 2])])

@@ -1,5 +1,7 @@
 """Each limit is breached by what it is there for, and by nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,14 +15,14 @@ LIMITS = ParityLimits()
 
 
 @pytest.fixture
-def judged(rules, said):
+def judged(said):
     """Takes {study: (first, second)} or {study: (first, second, labels)}; the breached limits with their breach."""
 
     def judge(pairs, limits=LIMITS, failed=()):
         studies = []
         for name, (first, second, *labels) in pairs.items():
             truth = Truth(np.array(labels[0], np.bool_), np.ones(len(labels[0]), np.bool_)) if labels else None
-            studies.append(study_difference(name, said(*first), said(*second), rules, (1, 1, 1), truth))
+            studies.append(study_difference(name, said(*first), said(*second), (1, 1, 1), truth))
         comparison = Comparison(RAN, tuple(studies), tuple(failed))
         return {breach.limit: breach for breach in breaches(Parity(RAN, (comparison,), (), ()), limits)}
 
@@ -86,7 +88,7 @@ def test_many_small_masks_that_differ_in_one_voxel_fail_together(judged):
 
 def test_a_reported_mask_that_goes_is_a_breach_though_stage_two_says_the_same(judged):
     found = judged({"a": (([0.501], (50,)), ([0.499], (50,)))}, ParityLimits(patient_flips=1, slice_flips=1))
-    assert set(found) == {"mask_dice"}
+    assert set(found) == {"mask_dice", "side_flips"}
     assert found["mask_dice"].value == 0
 
 
@@ -95,7 +97,7 @@ def test_auc_change_is_judged_for_slices_and_patients(judged):
         "a": (([0.45, 0.1],), ([0.43, 0.1],), [True, False]),
         "b": (([0.44, 0.1],), ([0.44, 0.1],), [False, False]),
     }
-    found = judged(pairs, ParityLimits(probability_drift=1))
+    found = judged(pairs, ParityLimits(probability_drift=1, auc_change=0))
     assert set(found) == {"auc_change"}
     assert found["auc_change"].studies[0] == "a"
     assert judged(pairs, ParityLimits(probability_drift=1, auc_change=1)) == {}
@@ -106,3 +108,22 @@ def test_a_study_without_a_probability_is_a_breach_that_no_limit_forgives(judged
     found = judged({"a": (([0.9],), ([0.9],))}, loose, failed=[("b", "The classifier answered NaN.")])
     assert found["not_a_probability"].studies == ("b",)
     assert "1 of 2 studies" in found["not_a_probability"].text
+
+
+def test_a_side_that_flips_is_a_breach_however_large_the_other_mask_is(judged, said):
+    first = said([0.9, 0.9], (100, 100))
+    second = replace(first, sides=("positive", "positive"))
+    study = study_difference("a", first, second, (1, 1, 1), None)
+    comparison = Comparison(RAN, (study,), ())
+    found = breaches(Parity(RAN, (comparison,), (), ()), LIMITS)
+    assert [(breach.limit, breach.studies) for breach in found] == [("side_flips", ("a",))]
+    assert breaches(Parity(RAN, (comparison,), (), ()), ParityLimits(side_flips=1)) == ()
+
+
+def test_one_pair_that_changes_its_order_is_spared_in_an_auc_and_two_are_not(judged):
+    labels = [1, 0, 1, 0]
+    first, one, two = [0.62, 0.61, 0.9, 0.1], [0.61, 0.62, 0.9, 0.1], [0.605, 0.62, 0.615, 0.1]
+    loose = ParityLimits(probability_drift=1)
+    assert judged({"a": ((first,), (one,), labels)}, loose) == {}
+    assert set(judged({"a": ((first,), (two,), labels)}, loose)) == {"auc_change"}
+    assert set(judged({"a": ((first,), (one,), labels)}, ParityLimits(auc_change=0))) == {"auc_change"}

@@ -18,12 +18,12 @@ PHANTOMS = Reference("phantoms", 31, (), {})
 
 
 @pytest.fixture
-def parity(rules, said):
+def parity(said):
     mask = np.zeros((2, 1, 100), np.bool_)
     mask[0, 0, :50] = True
     truth = Truth(np.array([True, False]), np.ones(2, np.bool_), mask)
-    sick = study_difference("a", said([0.9, 0.2], (50, 0)), said([0.95, 0.2], (40, 0)), rules, (3, 1, 1), truth)
-    bare = study_difference("b", said([0.1, 0.2]), said([0.1, 0.2]), rules, (3, 1, 1))
+    sick = study_difference("a", said([0.9, 0.2], (50, 0)), said([0.95, 0.2], (40, 0)), (3, 1, 1), truth)
+    bare = study_difference("b", said([0.1, 0.2]), said([0.1, 0.2]), (3, 1, 1))
     near = (
         Near("a", 1, {"torch fp32": 0.2, "onnx fp16": 0.2}, 0.3),
         Near("c", 0, {"torch fp32": 0.1, "onnx fp16": None}, 0.4),
@@ -43,6 +43,7 @@ def test_the_document_is_json_and_says_what_was_emulated(parity, rules):
     assert "No half arithmetic" in document["columns"][1]["evidence"]
     assert document["reference"] == {
         "kind": "phantoms", "seed": 31, "studies": 0, "slices": 0, "with_truth": 0, "refused_series": {},
+        "masks_compared": 1,
     }  # fmt: skip
     assert {breach["limit"] for breach in document["breaches"]} == {
         "not_a_probability", "probability_drift", "mask_dice",

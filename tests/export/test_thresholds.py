@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from onfh_export.metrics import operating_point
 from onfh_export.thresholds import best_top_k, sensitive_threshold, top_k_mean, youden_threshold
+from onfh_runtime.evaluation import confusion
 
 SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
 LABELS = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
@@ -14,7 +14,7 @@ def test_youden_takes_the_best_gap_and_stays_between_scores():
     separable = np.array([0.1, 0.2, 0.8, 0.9])
     assert youden_threshold(separable, separable > 0.5) == pytest.approx(0.5)
     best = youden_threshold(SCORES, LABELS)
-    point = operating_point(SCORES, LABELS, best)
+    point = confusion(SCORES, LABELS, best)
     assert point.sensitivity + point.specificity == pytest.approx(1.75)
     assert np.abs(SCORES - best).min() > 0.01
 
@@ -27,7 +27,7 @@ def test_the_highest_threshold_with_the_wanted_sensitivity():
 
 def test_the_floor_of_specificity_wins_over_sensitivity():
     threshold = sensitive_threshold(SCORES, LABELS, sensitivity=1.0, specificity_floor=0.9)
-    point = operating_point(SCORES, LABELS, threshold)
+    point = confusion(SCORES, LABELS, threshold)
     assert point.specificity == 1.0
     assert point.sensitivity == 0.75
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 from tritonclient.grpc import model_config_pb2
 
-from onfh_export.triton_repository import write_triton_repository
+from onfh_export.triton_repository import plans_for_triton, write_triton_repository
 from onfh_runtime.bundle import load_bundle, sha256_of
 from onfh_runtime.cli.infer import demo_bundle
+from onfh_runtime.engines import BuiltPlan, EngineOptions, HalfShare, Profile, write_plan
 from onfh_runtime.errors import BundleError, OutputError, UsageError
 
 MODELS = ("onfh_classifier", "onfh_segmenter")
@@ -44,20 +46,32 @@ def write_model(path, output, kind=HALF, size=(72, 216), external=False):
 
 @pytest.fixture
 def half(tmp_path):
-    """Makes the demo bundle with FP16 models of both stages beside the FP32 ones."""
+    """Makes the demo bundle with other FP16 models, or BF16 ones, beside the FP32 ones."""
 
     def made(**changes):
-        root = tmp_path / "half"
+        root, precision = tmp_path / "half", changes.pop("precision", "fp16")
         shutil.copytree(demo_bundle(), root)
         document = json.loads((root / "bundle.json").read_text())
-        for stage, output in (("classifier", (2,)), ("segmenter", (2, 72, 216))):
-            write_model(root / stage / "model.fp16.onnx", output, **changes)
-            document[stage]["models"]["fp16"] = f"{stage}/model.fp16.onnx"
-        document["files"] |= {f.relative_to(root).as_posix(): sha256_of(f) for f in root.rglob("model.fp16.onnx*")}
+        for stage, output in (("classifier", (1,)), ("segmenter", (1, 72, 216))):
+            write_model(root / stage / f"model.{precision}.onnx", output, **changes)
+            document[stage]["models"][precision] = f"{stage}/model.{precision}.onnx"
+        made = root.rglob(f"model.{precision}.onnx*")
+        document["files"] |= {file.relative_to(root).as_posix(): sha256_of(file) for file in made}
         (root / "bundle.json").write_text(json.dumps(document))
         return load_bundle(root)
 
     return made
+
+
+def add_plans(bundle, precision="fp16", target="sm89", flavour="tensorrt", **options):
+    """Plan files whose bytes are no plan, with the facts that a build of the bundle's own files would leave."""
+    share = HalfShare(1.0, 1.0)
+    for stage in ("classifier", "segmenter"):
+        built = BuiltPlan(
+            memoryview(stage.encode()), flavour, "10.9", target, EngineOptions(**options), 1, share, None, (), 1.0
+        )
+        onnx = bundle.model_path(stage, precision).relative_to(bundle.root).as_posix()
+        write_plan(bundle.root, stage, built, onnx=onnx, precision=precision)
 
 
 def config_of(out, model):
@@ -79,16 +93,14 @@ def tree(out):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_every_field_as_triton_reads_it(half, tmp_path, platform, named, file, kind, precision):
     bundle = half()
-    plans = {}
-    for stage in ("classifier", "segmenter"):
-        plans[stage] = tmp_path / f"{stage}.plan"
-        plans[stage].write_bytes(stage.encode())
+    add_plans(bundle, precision)
     out = tmp_path / "deep" / "repository"
     write_triton_repository(
-        bundle, out, platform=platform, precision=precision, instances=2, max_queue_delay_us=500, plans=plans
-    )
+        bundle, out, platform=platform, precision=precision, instances=2, max_queue_delay_us=500,
+        plans=plans_for_triton(bundle) if platform == "tensorrt" else None,
+    )  # fmt: skip
     enum = model_config_pb2.DataType.Value(f"TYPE_{precision.upper()}")
-    for model, output in zip(MODELS, ((2,), (2, 72, 216)), strict=True):
+    for model, output in zip(MODELS, ((1,), (1, 72, 216)), strict=True):
         stage = model.removeprefix("onfh_")
         config = config_of(out, model)
         assert config.name == model
@@ -102,6 +114,7 @@ def test_every_field_as_triton_reads_it(half, tmp_path, platform, named, file, k
         assert config.dynamic_batching.max_queue_delay_microseconds == 500
         (group,) = config.instance_group
         assert (model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind), group.count) == (kind, 2)
+        assert not group.profile
         (warmup,) = config.model_warmup
         assert warmup.batch_size == 8
         assert tuple(warmup.inputs["pixel_values"].dims) == (1, 72, 216)
@@ -121,6 +134,59 @@ def test_every_field_as_triton_reads_it(half, tmp_path, platform, named, file, k
     assert sorted(path.name for path in out.iterdir()) == list(MODELS)
     assert [path.name for path in out.parent.iterdir()] == ["repository"]
     assert not any(str(tmp_path).encode() in content for content in tree(out).values())
+
+
+def test_what_a_plan_is_comes_from_its_facts(half, tmp_path):
+    """A BF16 plan of several profiles, with the FP32 inputs and outputs that export gives it."""
+    bundle = half(precision="bf16", kind=FLOAT)
+    add_plans(bundle, "bf16", profiles=(Profile(1, 1, 1), Profile(2, 4, 4), Profile(3, 16, 16)))
+    write_triton_repository(bundle, tmp_path / "r", platform="tensorrt", plans=plans_for_triton(bundle))
+    for model in MODELS:
+        config = config_of(tmp_path / "r", model)
+        assert config.max_batch_size == 16
+        assert list(config.dynamic_batching.preferred_batch_size) == [16]
+        assert config.model_warmup[0].batch_size == 16
+        (group,) = config.instance_group
+        assert list(group.profile) == ["0", "1", "2"]
+        assert config.parameters["onfh_precision"].string_value == "bf16"
+        stage = model.removeprefix("onfh_")
+        assert config.parameters["onfh_model_sha256"].string_value == sha256_of(bundle.model_path(stage, "bf16"))
+        assert {tensor.data_type for tensor in (*config.input, *config.output)} == {
+            model_config_pb2.DataType.Value("TYPE_FP32")
+        }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strip_weights": True}, "--strip-weights"),
+        ({"profiles": (Profile(1, 1, 1), Profile(8, 8, 8))}, "no profile of the plans takes 2"),
+        ({"flavour": "tensorrt-rtx"}, "none of the classifier"),
+    ],
+)
+def test_plans_that_triton_cannot_serve(half, tmp_path, options, words):
+    bundle = half()
+    add_plans(bundle, **options)
+    with pytest.raises(UsageError, match=f"{words}.*triton_options"):
+        write_triton_repository(bundle, tmp_path / "r", platform="tensorrt", plans=plans_for_triton(bundle))
+    assert not (tmp_path / "r").exists()
+
+
+def test_plans_for_two_gpus_are_both_named(half):
+    bundle = half()
+    add_plans(bundle, target="sm86")
+    add_plans(bundle, target="sm89")
+    with pytest.raises(UsageError, match=r"sm86, sm89.*triton_options"):
+        plans_for_triton(bundle)
+
+
+@pytest.mark.parametrize("changed", ["classifier.plan", "model.fp16.onnx"])
+def test_plans_that_are_not_what_their_facts_say(half, tmp_path, changed):
+    bundle = half()
+    add_plans(bundle)
+    next(bundle.root.rglob(changed)).write_bytes(b"another")
+    with pytest.raises(UsageError, match=r"damaged.*triton_options"):
+        write_triton_repository(bundle, tmp_path / "r", platform="tensorrt", plans=plans_for_triton(bundle))
 
 
 @pytest.mark.parametrize("stage", ["classifier", "segmenter"])
@@ -180,8 +246,10 @@ def test_a_model_that_cannot_be_served_leaves_what_was_there(half, demo, tmp_pat
 
 
 def test_a_precision_the_bundle_lacks(demo, tmp_path):
+    classifier = demo.content.classifier.model_copy(update={"models": {"fp32": "classifier/model.onnx"}})
+    bundle = replace(demo, content=demo.content.model_copy(update={"classifier": classifier}))
     with pytest.raises(BundleError, match="precision_missing"):
-        write_triton_repository(demo, tmp_path / "r", precision="fp16")
+        write_triton_repository(bundle, tmp_path / "r", precision="fp16")
     assert not list(tmp_path.iterdir())
 
 
@@ -189,7 +257,7 @@ def test_a_precision_the_bundle_lacks(demo, tmp_path):
     "options",
     [
         {"platform": "tensorrt"},
-        {"platform": "tensorrt", "plans": {"classifier": demo_bundle() / "bundle.json"}},
+        {"precision": "bf16"},
         {"instances": 0},
         {"max_queue_delay_us": -1},
     ],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,36 @@ def test_a_failure_leaves_the_old_bundle(bundle, tmp_path):
         (folder / "half").rename(folder / "no" / "where")
     assert {p: p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_the_current_folder_can_be_replaced(bundle, content, tmp_path, monkeypatch):
+    shutil.copytree(bundle, tmp_path / "b")
+    monkeypatch.chdir(tmp_path / "b")
+    with new_bundle(Path(), force=True) as folder:
+        _copy(bundle, folder)
+        seal_bundle(folder, content)
+    assert load_bundle(tmp_path / "b").content == load_bundle(bundle).content
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_folder_above_the_current_one_is_no_bundle(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    for out in ("..", "../..", "/"):
+        with pytest.raises(OutputError, match="no bundle"), new_bundle(Path(out), force=True):
+            pytest.fail("the body ran")
+
+
+@pytest.mark.parametrize("name", [".b.old", ".b.old.x1"])
+def test_a_leftover_of_a_killed_export_is_kept(bundle, tmp_path, name):
+    """It may be the only copy."""
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "weights").write_text("x")
+    with new_bundle(tmp_path / "b", force=True) as folder:
+        (folder / "new").write_text("x")
+    assert (tmp_path / name / "weights").read_text() == "x"
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["new"]
 
 
 def test_every_wrong_field_is_named(content):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from onfh_export.extras import require_export_extra
 from onfh_runtime.cli.progress import Progress
 from onfh_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from onfh_runtime.bundle import LoadedBundle
+    from onfh_export.triton_repository import Platform
+    from onfh_runtime.bundle import LoadedBundle, Precision
     from onfh_runtime.engines import EngineOptions, Profile
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -22,6 +24,8 @@ HELP = (
     "Turn two trained stages into a bundle: clean ONNX graphs, FP16 with the FP32 islands it needs, TensorRT plans, "
     "and a gate that refuses the export when an answer on the reference studies changed."
 )
+_NETWORK_OPSET = 18
+"""The least that a network is exported to; only an ONNX file may be older."""
 _SOURCE = "a Transformers folder, an .onnx file, or module:factory with its weights"
 
 
@@ -47,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(17, 18, 19, 20, 23),
         default=18,
-        help="23 writes Attention operators (default: 18)",
+        help="17 is for .onnx files only, 23 writes Attention operators (default: 18)",
     )
     add("--no-rewrites", action="store_true", help="leave out the exact rewrites that make stages cheaper")
     parity = parser.add_argument_group("parity gate")
@@ -70,8 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--triton-platform",
         choices=("onnxruntime", "tensorrt", "python"),
-        default="onnxruntime",
-        help="(default: %(default)s)",
+        help="(default: onnxruntime)",
     )
 
 
@@ -90,6 +93,10 @@ def run(args: argparse.Namespace) -> int:
     from onfh_export.exporting import ExportOptions, StageRequest, bundle_from_stages
     from onfh_export.phases import Phases
 
+    _check_options(args)
+    # Absolute from here on: --out . replaces the folder that relative paths begin in.
+    out = Path(os.path.realpath(args.out))
+    triton = _checked_triton(args, out) if args.triton is not None else None
     if args.config is None and not args.set:
         raise UsageError(
             "config_incomplete",
@@ -111,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 "segmenter": StageRequest(args.segmenter, args.segmenter_weights),
             },
             config,
-            args.out,
+            out,
             ExportOptions(
                 precision=args.precision,
                 io=args.io,
@@ -130,8 +137,8 @@ def run(args: argparse.Namespace) -> int:
         )
     finally:
         progress.close()
-    if args.triton is not None:
-        _write_triton(bundle, args)
+    if triton is not None:
+        _write_triton(bundle, triton, args)
     spent = sum(phases.seconds.values())
     print(
         f"{args.out}: {bundle.content.name} {bundle.content.version}, bundle {bundle.sha256[:12]}, {spent:.0f} s",
@@ -169,20 +176,85 @@ def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
     )
 
 
-def _write_triton(bundle: LoadedBundle, args: argparse.Namespace) -> None:
-    from onfh_export.triton_repository import write_triton_repository
-    from onfh_runtime.engines import read_plans
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what would fail after an hour's work, and options that another one makes mean nothing.
 
-    plans = None
-    if args.triton_platform == "tensorrt":
-        found = [plan for plan in read_plans(bundle.root) if plan.facts and plan.facts.flavour == "tensorrt"]
-        plans = {plan.path.stem: plan.path for plan in found}
-    half = args.triton_platform != "python" and args.precision == "fp16"  # a CPU computes FP16 in FP32 anyway
-    precision: Literal["fp32", "fp16"] = "fp16" if half else "fp32"
-    write_triton_repository(
-        bundle, args.triton, platform=args.triton_platform, precision=precision, plans=plans, force=args.force
+    Raises:
+        UsageError: ``option_unsupported``, ``opset_unsupported`` or ``input_not_found``.
+    """
+    for needless, option, other in (
+        (args.targets and not args.engines, "--targets", "without --engines"),
+        (args.profiles and not args.engines, "--profiles", "without --engines"),
+        (args.workspace_mib and not args.engines, "--workspace-mib", "without --engines"),
+        (args.strip_weights and not args.engines, "--strip-weights", "without --engines"),
+        (args.version_compatible and not args.engines, "--version-compatible", "without --engines"),
+        (args.timing_cache and not args.engines, "--timing-cache", "without --engines"),
+        (args.timing_cache and "tensorrt" not in args.engines, "--timing-cache", "without --engines tensorrt"),
+        (args.triton_platform and not args.triton, "--triton-platform", "without --triton"),
+        (args.phantoms and args.reference, "--phantoms", "with --reference, whose studies are taken instead"),
+        (args.io == "fp16" and args.precision == "fp32", "--io fp16", "with --precision fp32"),
+    ):
+        if needless:
+            raise UsageError(
+                "option_unsupported", f"{option} does nothing {other}.", "Leave out one, or add the other."
+            )
+    if args.io == "fp16" and args.precision == "bf16":
+        raise UsageError(
+            "option_unsupported",
+            "--io fp16 with --precision bf16 would make inputs and outputs BF16, which nothing feeds.",
+            "Leave out --io.",
+        )
+    if args.version_compatible and "tensorrt-rtx" in args.engines:
+        raise UsageError(
+            "option_unsupported",
+            "--version-compatible is nothing that --engines tensorrt-rtx has: its plans run on the version that built "
+            "them.",
+            "Leave it out, or build plans of tensorrt alone.",
+        )
+    for stage, source in (("classifier", args.classifier), ("segmenter", args.segmenter)):
+        if args.opset < _NETWORK_OPSET and not source.lower().endswith(".onnx"):
+            raise UsageError(
+                "opset_unsupported",
+                f"The {stage} {source} is a network, and those are exported to opset {_NETWORK_OPSET} or later.",
+                f"Leave out --opset {args.opset}, which is for .onnx files.",
+            )
+    if args.reference is not None and not args.reference.exists():
+        raise UsageError("input_not_found", f"There is no {args.reference}.", "Name a folder of studies.")
+
+
+def _checked_triton(args: argparse.Namespace, out: Path) -> Path:
+    """The folder of the Triton repository, absolute, if one can be written there of the bundle that is asked for."""
+    from onfh_export.triton_repository import check_triton_request
+
+    triton = Path(os.path.realpath(args.triton))
+    if triton == out or triton in out.parents or out in triton.parents:
+        raise UsageError(
+            "triton_options",
+            f"--triton {args.triton} and --out {args.out} lie in one another.",
+            "Name two folders side by side.",
+        )
+    check_triton_request(
+        triton,
+        platform=args.triton_platform or "onnxruntime",
+        flavours=args.engines,
+        targets=args.targets,
+        profiles=args.profiles or (),
+        stripped=args.strip_weights,
+        force=args.force,
     )
-    print(f"{args.triton}: Triton model repository, {args.triton_platform}, {precision}", file=sys.stderr)
+    return triton
+
+
+def _write_triton(bundle: LoadedBundle, triton: Path, args: argparse.Namespace) -> None:
+    from onfh_export.triton_repository import plans_for_triton, write_triton_repository
+
+    platform: Platform = args.triton_platform or "onnxruntime"
+    plans = plans_for_triton(bundle) if platform == "tensorrt" else None
+    # In the Python backend a CPU computes FP16 in FP32 anyway, and ONNX Runtime has few kernels for BF16.
+    half = platform == "onnxruntime" and args.precision == "fp16"
+    precision: Precision = args.precision if plans is not None else "fp16" if half else "fp32"
+    write_triton_repository(bundle, triton, platform=platform, precision=precision, plans=plans, force=args.force)
+    print(f"{args.triton}: Triton model repository, {platform}, {precision}", file=sys.stderr)
 
 
 def _profiles(text: str) -> tuple[Profile, ...]:

@@ -94,8 +94,9 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except Exception as error:  # RuntimeError, ConvertError or a checker's error, by operator
         raise OnfhError(
             "opset_unsupported",
-            f"A graph of opset {_opset_of(model)} cannot be brought to opset {opset}: {error}",
-            "Ask for the graph's own opset.",
+            f"A graph of opset {_opset_of(model)} cannot be brought to opset {opset}: "
+            "the converter knows no way for one of its operators.",
+            f"Ask for the graph's own: --opset {_opset_of(model)}.",
         ) from error
 
 

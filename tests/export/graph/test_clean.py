@@ -281,8 +281,10 @@ def test_older_graphs_are_brought_up(onnx_model, answers):
 
 
 def test_an_operator_without_an_older_form_is_refused(onnx_model):
-    with pytest.raises(OnfhError, match="opset_unsupported"):
+    with pytest.raises(OnfhError, match="opset_unsupported") as raised:
         clean(onnx_model("logits = Gelu(pixel_values)", opset=20), opset=18)
+    assert "--opset 20" in raised.value.fix
+    assert "/" not in raised.value.text  # the converter's own words name the source files it was built from
 
 
 @pytest.mark.slow
