@@ -20,7 +20,7 @@ OPTIONAL = (
     ("torch", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
     ("transformers", "onfh train, onfh export", "pip install 'onfh-edge[export]'"),
     ("onnx", "onfh export", "pip install 'onfh-edge[export]'"),
-    ("imagecodecs", "JPEG 2000, JPEG lossless, HTJ2K and faster decoding", "pip install 'onfh-edge[codecs]'"),
+    ("imagecodecs", "JPEG lossless, HTJ2K, and parallel decoding", "pip install 'onfh-edge[codecs]'"),
     ("scipy", "distances of masks in onfh evaluate", "pip install 'onfh-edge[evaluate]'"),
     ("tritonclient", "the backend triton:URL", "pip install 'onfh-edge[triton]'"),
 )
