@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -18,6 +19,8 @@ __all__ = ["main"]
 
 GROUP = "onfh.commands"
 INTERRUPTED = 130
+CLOSED_PIPE = 141
+"""What a shell reports of a command that writes into a closed pipe."""
 SUMMARIES = {
     "demo": "make a phantom study and analyse it with the demo bundle",
     "infer": "analyse every CT series below some folders",
@@ -70,6 +73,10 @@ def _run(entry: EntryPoint, arguments: list[str]) -> int:
     except OnfhError as error:
         print(f"onfh {entry.name}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; what is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except KeyboardInterrupt:
         print(f"onfh {entry.name}: interrupted; what was finished is whole.", file=sys.stderr)
         return INTERRUPTED
