@@ -87,8 +87,18 @@ patient_rule:
 # mask_threshold: 0.5
 minimum_volume_mm3: 100.0               # a smaller mask is no finding
 
+# series:                               # which CT series of a study are analysed, and which is preferred
+#   planes: [axial, coronal]
+#   max_slice_spacing_mm: 6.0
+#   max_thickness_mm: null
+#   min_coverage_mm: 0.0
+#   refused_kernels: []                 # regular expressions, searched in Convolution Kernel
+#   preferred_kernels: []
+#   prefer: [kernel, coronal_pixel, images]
+
 # parity:                               # how far a reduced precision may move the answers
 #   patient_flips: 0
+#   side_flips: 0
 #   slice_flips: 0.01
 #   probability_drift: 0.02
 #   mask_dice: 0.995

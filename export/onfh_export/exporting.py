@@ -17,6 +17,7 @@ from onfh_export.config import SOURCE_FIELDS
 from onfh_export.export_card import export_card
 from onfh_export.graph.precision import Io
 from onfh_export.onnx_export import INPUT_NAME, OUTPUT_NAME
+from onfh_export.parity import Parity
 from onfh_export.parity_limits import Breach, breaches
 from onfh_export.parity_plot import parity_plot
 from onfh_export.parity_report import (
@@ -28,7 +29,7 @@ from onfh_export.parity_report import (
     parity_table,
 )
 from onfh_export.phases import Phases
-from onfh_export.plans import requested_plans, write_plans
+from onfh_export.plans import engines_here, requested_plans, write_plans
 from onfh_export.reduction import Reduced, compared, reduced_and_compared
 from onfh_export.reference import Reference, reference_studies
 from onfh_export.sources import Source, open_source
@@ -36,7 +37,7 @@ from onfh_export.stage_graph import STAGES, FloatStage, float_stage, graph_of
 from onfh_export.write_bundle import new_bundle, seal_bundle, validated
 from onfh_runtime.bundle import SCHEMA, Bundle, LoadedBundle, Precision, StageName, load_bundle
 from onfh_runtime.engines import EngineOptions
-from onfh_runtime.errors import OnfhError
+from onfh_runtime.errors import BackendError, OnfhError
 
 __all__ = ["ExportOptions", "StageRequest", "bundle_from_stages", "draft_bundle", "open_stage_source"]
 
@@ -153,19 +154,21 @@ def bundle_from_stages(
             reduced, parity = reduced_and_compared(
                 folder, scratch, stages, rules, reference, precision=options.precision, io=options.io, phases=phases
             )
-        found = breaches(parity, rules.parity)
-        phases.say(parity_table(parity, rules.parity).rstrip())
-        if not masks_compared(parity):
-            phases.say(f"! {NO_MASKS}")
-        if found and not options.accept_drift:
-            raise _breached(found, options.precision)
-        rules = _finished(rules, sources, stages, reduced, found)
+        found = _judged(parity, rules, options, phases)
+        rules = _finished(rules, sources, stages, reduced)
         _require_half(rules, options.precision)
         if reduced is not None:
             for stage, islands in reduced.islands.items():
                 more = "" if islands.minimal else "; the search ran out of trials, fewer might do"
                 phases.say(f"{stage}: {len(islands.keep)} node(s) stay FP32, found in {islands.trials} trial(s){more}")
         write_plans(folder, plans, rules, options.precision, options.engine, phases)
+        asked = _with_engines(folder, stages, rules, reference, reduced, phases)
+        if asked is not None:
+            parity = asked
+            found = _judged(parity, rules, options, phases)
+        if found:
+            notice = "Exported although parity limits were breached; parity.json says which."
+            rules = rules.model_copy(update={"notices": (*rules.notices, notice)})
         with phases.phase("model card and hashes"):
             document = parity_document(parity, reference, rules, found, drift_accepted=options.accept_drift)
             _write_json(folder / "parity.json", document)
@@ -228,6 +231,41 @@ def _described(reference: Reference) -> str:
     return f"{len(reference.studies)} {what}, {slices} slices" + (f", {refused} series refused" if refused else "")
 
 
+def _judged(parity: Parity, rules: Bundle, options: ExportOptions, phases: Phases) -> tuple[Breach, ...]:
+    """Show the comparison and return its breaches; raise them unless they are accepted."""
+    phases.say(parity_table(parity, rules.parity).rstrip())
+    if not masks_compared(parity):
+        phases.say(f"! {NO_MASKS}")
+    found = breaches(parity, rules.parity)
+    if found and not options.accept_drift:
+        raise _breached(found, options.precision)
+    return found
+
+
+def _with_engines(
+    folder: Path,
+    stages: Mapping[StageName, FloatStage],
+    rules: Bundle,
+    reference: Reference,
+    reduced: Reduced | None,
+    phases: Phases,
+) -> Parity | None:
+    """The comparison once more with the engines that run on this machine; None where there is none, or none opens."""
+    try:
+        engines = engines_here(folder)
+        if not engines:
+            return None
+        with phases.phase("parity of the engines"):
+            emulations = reduced.emulations if reduced is not None else None
+            precision = reduced.precision if reduced is not None else "fp16"
+            return compared(
+                stages, rules, reference, phases, emulations=emulations, precision=precision, engines=engines
+            )
+    except BackendError as error:
+        phases.say(f"! The engines were not asked: {error}")
+        return None
+
+
 def _breached(found: Sequence[Breach], precision: Precision) -> OnfhError:
     lines = " ".join(breach_line(breach) for breach in found)
     return OnfhError(
@@ -254,7 +292,6 @@ def _finished(
     sources: Mapping[StageName, Source],
     stages: Mapping[StageName, FloatStage],
     reduced: Reduced | None,
-    found: Sequence[Breach],
 ) -> Bundle:
     """The bundle's content with what export found out."""
     changes: dict[str, Any] = {}
@@ -270,9 +307,6 @@ def _finished(
         changes[stage] = stages[stage].spec.model_copy(
             update={"architecture": sources[stage].architecture, "models": models, "graphs": graphs}
         )
-    if found:
-        notice = "Exported although parity limits were breached; parity.json says which."
-        changes["notices"] = (*rules.notices, notice)
     return rules.model_copy(update=changes)
 
 

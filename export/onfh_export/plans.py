@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onfh_export.engine_backend import EngineBackend
 from onfh_export.phases import Phases
+from onfh_runtime.backends import StageBackend
 from onfh_runtime.bundle import Bundle, Precision, StageName
 from onfh_runtime.engines import (
     EngineOptions,
@@ -17,11 +19,14 @@ from onfh_runtime.engines import (
     flavour,
     known_targets,
     plan_from_onnx,
+    read_plans,
+    this_machine,
+    unfit,
     write_plan,
 )
 from onfh_runtime.errors import UsageError
 
-__all__ = ["PlanRequest", "requested_plans", "write_plans"]
+__all__ = ["PlanRequest", "engines_here", "requested_plans", "write_plans"]
 
 _STAGES: tuple[StageName, ...] = ("classifier", "segmenter")
 
@@ -66,6 +71,24 @@ def _targets_here(each: Flavour) -> tuple[str, ...]:
             f"{', '.join(known) or 'none, without a GPU'}.",
         )
     return tuple(target for target in here if target in known) or here
+
+
+def engines_here(folder: Path) -> dict[str, dict[StageName, StageBackend]]:
+    """Both stages of every flavour whose plans in a bundle's folder run on this machine, opened, by column name.
+
+    Raises:
+        BackendError: ``engine_unloadable`` or ``model_unsupported``.
+    """
+    machine = this_machine()
+    found: dict[str, dict[StageName, StageBackend]] = {}
+    for plan in read_plans(folder):
+        facts = plan.facts
+        if facts is None or facts.stripped or unfit(plan, machine, {facts.onnx: facts.onnx_sha256}) is not None:
+            continue
+        stage: StageName = "classifier" if facts.stage == "classifier" else "segmenter"
+        opened = EngineBackend(plan.path, flavour(facts.flavour), precision=facts.precision)
+        found.setdefault(f"engine {facts.flavour} {facts.precision}", {})[stage] = opened
+    return {name: stages for name, stages in found.items() if len(stages) == len(_STAGES)}
 
 
 def write_plans(

@@ -38,10 +38,18 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Reduced:
-    """Both stages in a half precision: the files in the bundle, and what stays FP32 in each."""
+    """Both stages in a half precision.
+
+    Attributes:
+        precision: which.
+        paths: the files in the bundle.
+        emulations: the graphs that stand in for them on this CPU.
+        islands: what stays FP32 in each.
+    """
 
     precision: Half
     paths: dict[StageName, Path]
+    emulations: dict[StageName, Path]
     islands: dict[StageName, Islands]
 
 
@@ -94,7 +102,7 @@ def reduced_and_compared(
             break
         phases.say("  a limit is breached; the search is run again with slices of those studies")
         rows = {stage: np.concatenate([rows[stage], _rows(stage, stages, worst)]) for stage in STAGES}
-    return Reduced(precision, paths, found), parity
+    return Reduced(precision, paths, emulations, found), parity
 
 
 def compared(
@@ -105,8 +113,9 @@ def compared(
     *,
     emulations: Mapping[StageName, Path] | None = None,
     precision: Half = "fp16",
+    engines: Mapping[str, Mapping[StageName, StageBackend]] | None = None,
 ) -> Parity:
-    """Take the reference through every column: the sources, ONNX FP32, and what stands in for the half graphs.
+    """Take the reference through every column: the sources, ONNX FP32, what stands in for the half graphs, and engines.
 
     Args:
         stages: the FP32 graphs and the sources they came from.
@@ -115,6 +124,7 @@ def compared(
         phases: told of the progress.
         emulations: for each stage the graph that stands in for its half graph on this CPU, if there is one.
         precision: of those.
+        engines: for each column's name both stages, opened on this machine's GPU; closed at the end.
     """
     with ExitStack() as opened:
         sources = {
@@ -136,6 +146,12 @@ def compared(
             }
             kind: Literal["emulated", "computed"] = "emulated" if half else "computed"
             columns.append(Column(name, kind, runners["classifier"], runners["segmenter"]))
+        for name, backends in (engines or {}).items():
+            runners = {
+                stage: opened.enter_context(_running(stage, stages[stage].spec, backend))
+                for stage, backend in backends.items()
+            }
+            columns.append(Column(name, "engine", runners["classifier"], runners["segmenter"]))
         return compare(reference.studies, rules, columns, progress=phases.step)
 
 

@@ -12,9 +12,10 @@ from onfh_export.config import read_config
 from onfh_export.exporting import ExportOptions, StageRequest, bundle_from_stages
 from onfh_export.graph.islands import Verdict
 from onfh_export.phases import Phases
+from onfh_runtime.backends.ort_backend import OrtBackend
 from onfh_runtime.bundle import load_bundle
-from onfh_runtime.engines import Machine, find_flavours, read_plans, unfit
-from onfh_runtime.errors import OnfhError, OutputError, UsageError
+from onfh_runtime.engines import Gpu, Machine, find_flavours, read_plans, unfit
+from onfh_runtime.errors import BackendError, OnfhError, OutputError, UsageError
 from onfh_runtime.stages import open_runner
 
 STAGES = ("classifier", "segmenter")
@@ -195,3 +196,26 @@ def test_a_size_the_checkpoint_does_not_take_is_refused(requests, config, tmp_pa
     config["classifier"]["input"]["size"] = [32, 32]
     with pytest.raises(UsageError, match="stage_mismatch"):
         bundle_from_stages(requests, config, tmp_path / "b", FAST)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("tensorrt-rtx" not in {f.name for f in find_flavours()}, reason="TensorRT-RTX is not installed")
+@pytest.mark.parametrize("opens", [True, False])
+def test_engines_that_fit_this_machine_are_asked(onnx_requests, onnx_config, tmp_path, monkeypatch, opens):
+    """With a GPU made up and ONNX Runtime in place of the engine: this shows the wiring, never an engine."""
+
+    def opened(path, flavour, *, precision):
+        if not opens:
+            raise BackendError("engine_unloadable", "No.")
+        return OrtBackend(tmp_path / "fp32" / path.stem / "model.onnx", precision=precision)
+
+    rtx = {f.name: f.version for f in find_flavours()}
+    monkeypatch.setattr("onfh_export.plans.this_machine", lambda: Machine((Gpu("made up", "sm89"),), rtx))
+    monkeypatch.setattr("onfh_export.plans.EngineBackend", opened)
+    bundle_from_stages(onnx_requests, onnx_config, tmp_path / "fp32", replace(FAST, precision="fp32"))
+    lines = []
+    options = replace(FAST, flavours=("tensorrt-rtx",), targets=("sm89",))
+    bundle_from_stages(onnx_requests, onnx_config, tmp_path / "b", options, phases=Phases(lines.append))
+    kinds = [column["kind"] for column in json.loads((tmp_path / "b" / "parity.json").read_text())["columns"]]
+    assert kinds == ["reference", "computed", "emulated", *(["engine"] if opens else [])]
+    assert any("The engines were not asked" in line for line in lines) != opens
