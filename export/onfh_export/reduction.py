@@ -80,6 +80,7 @@ def reduced_and_compared(
         phases: told of every phase.
     """
     rows = {stage: _rows(stage, stages, reference.studies) for stage in STAGES}
+    before: dict[StageName, set[str]] = {}
     for last in (False, True):
         found: dict[StageName, Islands] = {}
         paths: dict[StageName, Path] = {}
@@ -95,6 +96,10 @@ def reduced_and_compared(
                 onnx.save(half_from_float(model, dtype=precision, keep=keep, io=io), paths[stage])
                 _check_half(stage, paths[stage], precision)
                 onnx.save(emulated(model, dtype=precision, keep=keep, io=io), emulations[stage])
+        kept = {stage: set(islands.keep) for stage, islands in found.items()}
+        if kept == before:  # the same graphs, so the same answers
+            break
+        before = kept
         with phases.phase("parity on the reference"):
             parity = compared(stages, rules, reference, phases, emulations=emulations, precision=precision)
         worst = _worth_another_search(parity, rules, reference)
