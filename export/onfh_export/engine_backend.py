@@ -24,14 +24,13 @@ class EngineBackend:
         path: the plan.
         flavour: what built it.
         precision: of the ONNX file it was built from.
+        batch_limit: the most rows of the plan's first profile, the one that runs.
 
     Raises:
         BackendError: ``engine_unloadable``, also when this torch has no CUDA to hold the buffers.
     """
 
-    batch_limit: int | None = None
-
-    def __init__(self, path: Path, flavour: Flavour, *, precision: str) -> None:
+    def __init__(self, path: Path, flavour: Flavour, *, precision: str, batch_limit: int) -> None:
         if not torch.cuda.is_available():
             raise BackendError(
                 "engine_unloadable",
@@ -41,6 +40,7 @@ class EngineBackend:
         self._runner = PlanRunner(path.read_bytes(), flavour)
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.name, self.precision = flavour.name, precision
+        self.batch_limit: int | None = batch_limit
         self.device = torch.cuda.get_device_name()
         self.inputs, self.outputs = self._runner.inputs, self._runner.outputs
 

@@ -86,7 +86,9 @@ def engines_here(folder: Path) -> dict[str, dict[StageName, StageBackend]]:
         if facts is None or facts.stripped or unfit(plan, machine, {facts.onnx: facts.onnx_sha256}) is not None:
             continue
         stage: StageName = "classifier" if facts.stage == "classifier" else "segmenter"
-        opened = EngineBackend(plan.path, flavour(facts.flavour), precision=facts.precision)
+        opened = EngineBackend(
+            plan.path, flavour(facts.flavour), precision=facts.precision, batch_limit=facts.profiles[0][2]
+        )
         found.setdefault(f"engine {facts.flavour} {facts.precision}", {})[stage] = opened
     return {name: stages for name, stages in found.items() if len(stages) == len(_STAGES)}
 

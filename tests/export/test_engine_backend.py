@@ -18,7 +18,7 @@ GPUS = find_gpus()
 @pytest.mark.skipif(bool(GPUS), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so(tmp_path):
     with pytest.raises(BackendError, match="engine_unloadable"):
-        EngineBackend(tmp_path / "x.plan", None, precision="fp16")
+        EngineBackend(tmp_path / "x.plan", None, precision="fp16", batch_limit=8)
 
 
 @pytest.mark.gpu
@@ -40,7 +40,7 @@ def test_an_engine_answers_as_onnx_runtime_does(tmp_path):
     rows = np.random.default_rng(1).standard_normal((3, 1, 16, 24)).astype(np.float32)
     answers = []
     for backend in (
-        EngineBackend(path.with_suffix(".plan"), flavour, precision="fp32"),
+        EngineBackend(path.with_suffix(".plan"), flavour, precision="fp32", batch_limit=8),
         OrtBackend(path, precision="fp32"),
     ):
         answers.append(np.empty((3, 4, 16, 24), np.float32))

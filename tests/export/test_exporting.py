@@ -204,7 +204,8 @@ def test_a_size_the_checkpoint_does_not_take_is_refused(requests, config, tmp_pa
 def test_engines_that_fit_this_machine_are_asked(onnx_requests, onnx_config, tmp_path, monkeypatch, opens):
     """With a GPU made up and ONNX Runtime in place of the engine: this shows the wiring, never an engine."""
 
-    def opened(path, flavour, *, precision):
+    def opened(path, flavour, *, precision, batch_limit):
+        assert batch_limit == 8
         if not opens:
             raise BackendError("engine_unloadable", "No.")
         return OrtBackend(tmp_path / "fp32" / path.stem / "model.onnx", precision=precision)
