@@ -1,4 +1,4 @@
-"""One series through the compute steps, and everything the outputs need of it."""
+"""What came of one series, with everything the outputs need of it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime import __version__
-from onfh_runtime.answer import answer, prepare
+from onfh_runtime.answer import Prepared, Said, conclude
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage
 from onfh_runtime.errors import OnfhError, SeriesError
 from onfh_runtime.preprocess import CoronalPlan, mask_to_volume
 from onfh_runtime.result import BundleId, Engine, Geometry, Note, Result, SliceResult, Software
-from onfh_runtime.stages import StageRunner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import CoronalStack, Volume
 
-__all__ = ["Analysis", "Images", "analyse", "bundle_id", "engine_of", "software", "without_answer"]
+__all__ = ["Analysis", "Images", "analysed", "bundle_id", "software", "without_answer"]
+
+Warnings = tuple[tuple[str, str], ...]
+"""(code, text) pairs."""
 
 
 @dataclass(frozen=True)
@@ -65,32 +67,27 @@ def bundle_id(bundle: LoadedBundle) -> BundleId:
     return BundleId(name=bundle.content.name, version=bundle.content.version, sha256=bundle.sha256)
 
 
-def analyse(
+def analysed(
     candidate: Candidate,
     volume: Volume,
     sources: tuple[SourceImage, ...],
+    prepared: Prepared,
+    said: Said,
     *,
     bundle: LoadedBundle,
-    classifier: StageRunner,
-    segmenter: StageRunner,
+    engine: Engine,
+    warnings: Warnings = (),
     clock: Stopwatch,
 ) -> Analysis:
-    """Take a volume through both stages to findings.
-
-    Raises:
-        SeriesError: the series shows no femoral head, or is too thin.
-        BackendError: a stage failed.
-    """
+    """What both stages said of a series, as findings and on its own voxels."""
     rules = bundle.content
-    prepared = prepare(volume, rules, clock)
-    answered = answer(prepared, rules, classifier=classifier, segmenter=segmenter, clock=clock)
-    found, stack, plan = answered.found, prepared.stack, prepared.plan
-    chosen = prepared.box[0]
     with clock.step("postprocess"):
+        answered = conclude(said, prepared, rules)
+        found, stack, plan, chosen = answered.found, prepared.stack, prepared.plan, prepared.box[0]
         on_stack = np.zeros(plan.shape, np.uint8)
         on_stack[chosen] = found.mask
         volume_mask = mask_to_volume(on_stack, plan, volume)
-    result = _result(candidate, bundle, engine_of(classifier)).model_copy(
+    result = _result(candidate, bundle, engine).model_copy(
         update={
             "status": "succeeded",
             "patient": found.patient,
@@ -99,28 +96,27 @@ def analyse(
             "geometry": Geometry(
                 acquired=volume.acquired, spacing_mm=volume.spacing_mm, coronal_slices=len(answered.probabilities)
             ),
-            "warnings": _notes(candidate.warnings + volume.warnings) + found.warnings,
+            "warnings": _notes(candidate.warnings + volume.warnings + warnings) + found.warnings,
         }
     )
     return Analysis(candidate, result, Images(volume, sources, stack, found.mask, volume_mask), clock)
 
 
-def engine_of(stage: StageRunner | None) -> Engine:
-    """What computes, as outputs name it; "none" where nothing could be opened."""
-    if stage is None:
-        return Engine(backend="none", precision="none", device="none")
-    return Engine(backend=stage.backend.name, precision=stage.backend.precision, device=stage.backend.device)
-
-
 def without_answer(
-    candidate: Candidate, error: OnfhError, bundle: LoadedBundle, engine: Engine, clock: Stopwatch
+    candidate: Candidate,
+    error: OnfhError,
+    *,
+    bundle: LoadedBundle,
+    engine: Engine,
+    warnings: Warnings = (),
+    clock: Stopwatch,
 ) -> Analysis:
     """The result of a series that was refused (SeriesError) or failed (anything else)."""
     result = _result(candidate, bundle, engine).model_copy(
         update={
             "status": "not_analysed" if isinstance(error, SeriesError) else "failed",
             "reason": Note(code=error.code, text=f"{error.text} {error.fix}".strip()),
-            "warnings": _notes(candidate.warnings),
+            "warnings": _notes(candidate.warnings + warnings),
         }
     )
     return Analysis(candidate, result, None, clock)

@@ -1,7 +1,11 @@
-"""A volume through both stages: what they see of it, and what they answer."""
+"""A volume through both stages: what they see of it, what they say, and what follows from that.
+
+This is the reference, on the host; :mod:`onfh_runtime.device_compute` does the same on a GPU.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +27,7 @@ from onfh_runtime.stages import StageRunner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import CoronalStack, Volume
 
-__all__ = ["Answer", "Prepared", "answer", "prepare"]
+__all__ = ["Answer", "Prepared", "Said", "answer", "classifier_input", "conclude", "prepare", "say"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,23 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What both stages say of a prepared volume, before any rule of :func:`findings`.
+
+    Attributes:
+        probabilities: (slices,) float32, stage 1.
+        gated: (n,) int64, ascending: the slices that went on to stage 2.
+        mask: (n, rows, columns) bool, stage 2, on those slices of ``Prepared.seen``.
+    """
+
+    probabilities: NDArray[np.float32]
+    gated: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What both stages say of a prepared volume.
+    """What follows for the patient.
 
     Attributes:
         probabilities: (slices,) float32, stage 1.
@@ -74,27 +93,77 @@ def prepare(volume: Volume, rules: Bundle, clock: Stopwatch) -> Prepared:
         return Prepared(plan, anatomy, box, whole.part(box), whole.part((box[0], slice(None), slice(None))))
 
 
-def answer(
-    prepared: Prepared, rules: Bundle, *, classifier: StageRunner, segmenter: StageRunner, clock: Stopwatch
-) -> Answer:
-    """Run stage 1 on every slice, stage 2 on the gated ones, and put them together.
+def classifier_input(
+    prepared: Prepared, classifier: StageRunner, known: Mapping[int, float], clock: Stopwatch
+) -> NDArray[np.float32]:
+    """Stage 1's input for the slices of ``prepared.seen`` that are not in ``known``, in their order."""
+    unknown = np.array([index for index in range(len(prepared.seen.hu)) if index not in known], np.int64)
+    with clock.step("preprocess"):
+        return stage_input(_slices(prepared.seen, unknown), classifier.spec.input)
+
+
+def say(
+    prepared: Prepared,
+    rules: Bundle,
+    *,
+    classifier: StageRunner,
+    segmenter: StageRunner,
+    clock: Stopwatch,
+    values: NDArray[np.float32],
+    known: Mapping[int, float],
+) -> Said:
+    """Run stage 1 on every slice and stage 2 on the gated ones, on the host.
+
+    Args:
+        prepared: from :func:`prepare`.
+        rules: the bundle's rules.
+        classifier: stage 1.
+        segmenter: stage 2.
+        clock: told of every step.
+        values: from :func:`classifier_input`.
+        known: probabilities of slices of ``prepared.seen`` that stage 1 saw before, by index.
 
     Raises:
         BackendError: a stage failed.
     """
-    with clock.step("preprocess"):
-        values = stage_input(prepared.seen, classifier.spec.input)
+    probabilities = np.empty(len(prepared.seen.hu), np.float32)
+    probabilities[list(known)] = list(known.values())
     with clock.step("classify"):
-        probabilities = classifier.probabilities(values)
+        probabilities[[index not in known for index in range(len(probabilities))]] = classifier.probabilities(values)
     gated = gated_slices(probabilities, rules.gate)
-    mask = np.zeros(prepared.stack.hu.shape, np.bool_)
+    mask = np.zeros((0, *prepared.seen.hu.shape[1:]), np.bool_)
     if len(gated):
+        mask = _segment(prepared.seen, gated, segmenter, rules.mask_threshold, clock)
+    return Said(probabilities, gated, mask)
+
+
+def conclude(said: Said, prepared: Prepared, rules: Bundle) -> Answer:
+    """What follows from what both stages said."""
+    mask = np.zeros(prepared.stack.hu.shape, np.bool_)
+    if len(said.gated):
         _, *in_plane = prepared.box
-        mask[np.ix_(gated, *(np.arange(side.start, side.stop) for side in in_plane))] = _segment(
-            prepared.seen, gated, segmenter, rules.mask_threshold, clock
-        )
+        mask[np.ix_(said.gated, *(np.arange(side.start, side.stop) for side in in_plane))] = said.mask
+    found = findings(said.probabilities, mask, prepared.stack, prepared.anatomy, rules)
+    return Answer(said.probabilities, mask, found)
+
+
+def answer(
+    prepared: Prepared, rules: Bundle, *, classifier: StageRunner, segmenter: StageRunner, clock: Stopwatch
+) -> Answer:
+    """:func:`say`, then :func:`conclude`.
+
+    Raises:
+        BackendError: a stage failed.
+    """
+    values = classifier_input(prepared, classifier, {}, clock)
+    said = say(prepared, rules, classifier=classifier, segmenter=segmenter, clock=clock, values=values, known={})
     with clock.step("postprocess"):
-        return Answer(probabilities, mask, findings(probabilities, mask, prepared.stack, prepared.anatomy, rules))
+        return conclude(said, prepared, rules)
+
+
+def _slices(stack: CoronalStack, chosen: NDArray[np.int64]) -> CoronalStack:
+    """Some slices, for their voxels alone: they need not be neighbours, so the affine is not theirs."""
+    return stack if len(chosen) == len(stack.hu) else CoronalStack(stack.hu[chosen], stack.affine)
 
 
 def _segment(
@@ -102,8 +171,7 @@ def _segment(
 ) -> NDArray[np.bool_]:
     """Mask (gated slices, rows, columns) on the pixels of what the stages see."""
     with clock.step("preprocess"):
-        # Only the voxels matter here: the gated slices need not be neighbours, so the affine is not theirs.
-        values = stage_input(CoronalStack(stack.hu[gated], stack.affine), segmenter.spec.input)
+        values = stage_input(_slices(stack, gated), segmenter.spec.input)
     with clock.step("segment"):
         maps = segmenter.probabilities(values)
     with clock.step("postprocess"):

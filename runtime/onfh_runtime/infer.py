@@ -135,7 +135,9 @@ class _Writer:
             raise
         except Exception as error:
             failure = as_onfh_error(error)
-            failed = without_answer(analysis.candidate, failure, self._bundle, result.engine, analysis.clock)
+            failed = without_answer(
+                analysis.candidate, failure, bundle=self._bundle, engine=result.engine, clock=analysis.clock
+            )
             try:
                 return write_series(self._out, failed, self._bundle)
             except OutputError:

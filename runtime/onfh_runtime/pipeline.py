@@ -1,39 +1,58 @@
-"""Three lanes: read, compute, write.
+"""Lanes: read, compute, write.
 
-While one series is computed, the next is read and the one before is written; the queues between the lanes hold one
-series each, so memory stays bounded and the compute lane never waits for a disk. A series that fails, fails alone.
+While one series is computed, the next is read, prepared and loaded (onto a GPU: uploaded), and the one before is put
+into words and written. So many series are on their way at once and no more: memory stays bounded, and the compute lane
+never waits for a disk. Stage 1 of the next series is queued before the gate of this one is waited for, when that next
+series is there already; one that is alone waits for nobody. A series that fails, fails alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from threading import Lock
 
-from onfh_runtime.analysis import Analysis, analyse, engine_of, without_answer
+from onfh_runtime.analysis import Analysis, Warnings, analysed, without_answer
+from onfh_runtime.answer import Prepared, Said, prepare
 from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.compute import Compute, Job, open_compute
 from onfh_runtime.dicom import Candidate, SourceImage, read_volume
 from onfh_runtime.errors import BackendError, OnfhError
 from onfh_runtime.private_log import traceback_without_messages
-from onfh_runtime.stages import StageRunner, open_runner
+from onfh_runtime.result import Engine
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
 
 __all__ = ["Pipeline", "as_onfh_error"]
 
 _log = logging.getLogger(__name__)
-_STAGES: tuple[Literal["classifier", "segmenter"], ...] = ("classifier", "segmenter")
-_Stages = tuple[StageRunner, StageRunner]
+_NO_ENGINE = Engine(backend="none", precision="none", device="none")
 
 
-@dataclass(frozen=True)
-class _Read:
+@dataclass
+class _Series:
+    """A candidate on its way; once it has an ``error``, the lanes to come only pass it on."""
+
     candidate: Candidate
     clock: Stopwatch
-    outcome: tuple[Volume, tuple[SourceImage, ...]] | OnfhError
+    volume: Volume | None = None
+    sources: tuple[SourceImage, ...] = ()
+    job: Job | None = None
+    said: Said | None = None
+    error: OnfhError | None = None
+
+    @contextmanager
+    def lane(self) -> Iterator[None]:
+        """What goes wrong in here is this series' own error."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or as_onfh_error(error)
 
 
 class Pipeline:
@@ -47,7 +66,8 @@ class Pipeline:
 
     def __init__(self, bundle: LoadedBundle, *, backend: str = "auto", threads: int = 0) -> None:
         self._bundle, self._backend, self._threads = bundle, backend, threads
-        self._stages: _Stages | OnfhError | None = None
+        self._opening = Lock()
+        self._compute: Compute | OnfhError | None = None
 
     def __enter__(self) -> Pipeline:
         return self
@@ -65,63 +85,143 @@ class Pipeline:
             BundleError: the bundle lacks what the backend needs.
         """
         waiting = iter(candidates)
-        with ThreadPoolExecutor(1, "onfh-read") as reader, ThreadPoolExecutor(1, "onfh-write") as writer:
-            ahead = _read_next(reader, waiting)
-            behind: Future[Analysis] | None = None
-            while ahead is not None:
-                stages = self._open()
-                read = ahead.result()
-                ahead = _read_next(reader, waiting)
-                analysis = self._compute(read, stages)
-                del read
+        ahead: deque[Future[_Series]] = deque()
+        current: _Series | None = None
+        behind: Future[Analysis] | None = None
+        # The write lane is left first, so that what was computed is written even when the run is given up.
+        with (
+            ThreadPoolExecutor(thread_name_prefix="onfh-read") as reader,
+            ThreadPoolExecutor(1, "onfh-write") as writer,
+        ):
+
+            def read_ahead(count: int) -> None:
+                ahead.extend(reader.submit(self._loaded, candidate) for candidate in islice(waiting, max(0, count)))
+
+            try:
+                read_ahead(1)
+                most = self._most_ahead() if ahead else 0
+                while ahead or current is not None:
+                    done, current = current, None
+                    if ahead and (done is None or ahead[0].done()):
+                        current = ahead.popleft().result()
+                        self._start(current)
+                    if done is None:
+                        continue
+                    read_ahead(most - len(ahead) - (current is not None))
+                    self._finish(done)
+                    if behind is not None:
+                        yield behind.result()
+                    behind = writer.submit(self._written, done, write)
+                    del done
                 if behind is not None:
                     yield behind.result()
-                behind = writer.submit(write, analysis)
-                del analysis
-            if behind is not None:
-                yield behind.result()
+            finally:
+                for series in [current, *(left.result() for left in ahead if not left.cancel())]:
+                    if series is not None:
+                        self._drop(series)
+
+    def analyse(self, candidate: Candidate, known: Mapping[str, float] | None = None) -> Analysis:
+        """Analyse one candidate in this thread.
+
+        Args:
+            candidate: the series.
+            known: what stage 1 said before of whole native coronal slices, by SOP Instance UID; used where the bundle
+                lets the stages see whole slices.
+
+        Raises:
+            UsageError: there is no such backend.
+            BundleError: the bundle lacks what the backend needs.
+        """
+        self._most_ahead()
+        series = self._loaded(candidate, known)
+        self._start(series)
+        self._finish(series)
+        return self._analysed(series)
 
     def close(self) -> None:
         """Release both stages; may be called more than once."""
-        if isinstance(self._stages, tuple):
-            for stage in self._stages:
-                stage.close()
-        self._stages = None
+        if self._compute is not None and not isinstance(self._compute, OnfhError):
+            self._compute.close()
+        self._compute = None
 
-    def _open(self) -> _Stages | OnfhError:
-        """Both stages, or the error that keeps them from opening; tried once. UsageError and BundleError pass."""
-        if self._stages is None:
-            with ExitStack() as opened:
+    def _open(self) -> Compute:
+        """Both stages, opened once; an error is kept and raised again."""
+        with self._opening:
+            if self._compute is None:
                 try:
-                    runners = []
-                    for stage in _STAGES:
-                        runners.append(open_runner(self._bundle, stage, self._backend, threads=self._threads))
-                        opened.callback(runners[-1].close)
-                    opened.pop_all()
-                    self._stages = (runners[0], runners[1])
-                except BackendError as error:
-                    self._stages = error
-        return self._stages
+                    self._compute = open_compute(self._bundle, self._backend, threads=self._threads)
+                except OnfhError as error:
+                    self._compute = error
+            if isinstance(self._compute, OnfhError):
+                raise self._compute
+            return self._compute
 
-    def _compute(self, read: _Read, stages: _Stages | OnfhError) -> Analysis:
-        classifier = stages[0] if isinstance(stages, tuple) else None
-        failure = read.outcome if isinstance(read.outcome, OnfhError) else stages
-        if isinstance(failure, OnfhError):
-            return without_answer(read.candidate, failure, self._bundle, engine_of(classifier), read.clock)
-        assert not isinstance(read.outcome, OnfhError)
-        volume, sources = read.outcome
+    def _most_ahead(self) -> int:
+        """How many series to have on their way before the one that is computed; a BackendError waits for them."""
         try:
-            return analyse(
-                read.candidate,
-                volume,
-                sources,
-                bundle=self._bundle,
-                classifier=failure[0],
-                segmenter=failure[1],
-                clock=read.clock,
-            )
-        except Exception as error:
-            return without_answer(read.candidate, as_onfh_error(error), self._bundle, engine_of(classifier), read.clock)
+            return self._open().ahead
+        except BackendError:
+            return 1
+
+    def _loaded(self, candidate: Candidate, known: Mapping[str, float] | None = None) -> _Series:
+        series = _Series(candidate, Stopwatch())
+        with series.lane():
+            with series.clock.step("read"):
+                series.volume, series.sources = read_volume(candidate)
+            compute = self._open()
+            prepared = prepare(series.volume, self._bundle.content, series.clock)
+            indices = _indices(known or {}, prepared, series.sources)
+            series.job = compute.load(prepared, series.volume, indices, series.clock)
+        return series
+
+    def _start(self, series: _Series) -> None:
+        if series.error is None and series.job is not None:
+            with series.lane():
+                self._open().start(series.job)
+
+    def _finish(self, series: _Series) -> None:
+        try:
+            if series.error is None and series.job is not None:
+                with series.lane():
+                    series.said = self._open().finish(series.job)
+        finally:
+            self._drop(series)
+
+    def _drop(self, series: _Series) -> None:
+        if series.job is not None:
+            self._open().drop(series.job)
+
+    def _written(self, series: _Series, write: Callable[[Analysis], Analysis]) -> Analysis:
+        return write(self._analysed(series))
+
+    def _analysed(self, series: _Series) -> Analysis:
+        engine: Engine = _NO_ENGINE
+        warnings: Warnings = ()
+        with series.lane():
+            compute = self._open()
+            engine, warnings = compute.engine, compute.warnings
+        if series.volume is not None and series.job is not None and series.said is not None:
+            with series.lane():
+                return analysed(
+                    series.candidate,
+                    series.volume,
+                    series.sources,
+                    series.job.prepared,
+                    series.said,
+                    bundle=self._bundle,
+                    engine=engine,
+                    warnings=warnings,
+                    clock=series.clock,
+                )
+        assert series.error is not None
+        return without_answer(
+            series.candidate,
+            series.error,
+            bundle=self._bundle,
+            engine=engine,
+            warnings=warnings,
+            clock=series.clock,
+        )
 
 
 def as_onfh_error(error: Exception) -> OnfhError:
@@ -139,15 +239,10 @@ def as_onfh_error(error: Exception) -> OnfhError:
     )
 
 
-def _read_next(reader: ThreadPoolExecutor, waiting: Iterator[Candidate]) -> Future[_Read] | None:
-    candidate = next(waiting, None)
-    return None if candidate is None else reader.submit(_read, candidate)
-
-
-def _read(candidate: Candidate) -> _Read:
-    clock = Stopwatch()
-    try:
-        with clock.step("read"):
-            return _Read(candidate, clock, read_volume(candidate))
-    except Exception as error:
-        return _Read(candidate, clock, as_onfh_error(error))
+def _indices(known: Mapping[str, float], prepared: Prepared, sources: tuple[SourceImage, ...]) -> dict[int, float]:
+    """Known probabilities by the index of the seen slice; only a native slice that is seen whole can be known."""
+    plan, box = prepared.plan, prepared.box
+    if not known or not plan.native or (box[1], box[2]) != tuple(slice(0, side) for side in plan.shape[1:]):
+        return {}
+    uids = [sources[plan.source_slice(index)].sop_instance_uid for index in range(box[0].start, box[0].stop)]
+    return {index: known[uid] for index, uid in enumerate(uids) if uid in known}

@@ -1,0 +1,132 @@
+"""Where both stages of a bundle run: on the host, or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onfh_runtime.answer import Prepared, Said, classifier_input, say
+from onfh_runtime.bundle import Bundle, LoadedBundle
+from onfh_runtime.result import Engine
+from onfh_runtime.stages import StageRunner, open_runner
+from onfh_runtime.timing import Stopwatch
+from onfh_runtime.volume import Volume
+
+__all__ = ["Compute", "HostCompute", "Job", "open_compute"]
+
+
+@dataclass
+class Job:
+    """One prepared volume on its way through both stages.
+
+    ``known`` holds the probabilities of slices of ``prepared.seen`` that stage 1 saw before, by index.
+    """
+
+    prepared: Prepared
+    known: Mapping[int, float]
+    clock: Stopwatch
+
+
+class Compute(Protocol):
+    """Both stages, opened. The three calls of a job may come from three threads, each job's in this order.
+
+    Attributes:
+        engine: what computes, as outputs name it.
+        warnings: (code, text) pairs that belong in every result.
+        ahead: how many loaded jobs are worth having before the one that is finished; ``load`` never waits for more.
+    """
+
+    engine: Engine
+    ahead: int
+    warnings: tuple[tuple[str, str], ...]
+
+    def load(self, prepared: Prepared, volume: Volume, known: Mapping[int, float], clock: Stopwatch) -> Job:
+        """Bring a prepared volume to where it is computed."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Queue stage 1 where there is a queue."""
+        ...
+
+    def finish(self, job: Job) -> Said:
+        """Wait for stage 1, run stage 2 on the gated slices and give what both say."""
+        ...
+
+    def drop(self, job: Job) -> None:
+        """Give up what the job holds; to be called for every loaded job, and may be called more than once."""
+        ...
+
+    def close(self) -> None:
+        """Release both stages; may be called more than once."""
+        ...
+
+
+@dataclass
+class _HostJob(Job):
+    values: NDArray[np.float32]
+
+
+class HostCompute:
+    """Both stages on arrays of the host; owns them.
+
+    Raises (all calls):
+        BackendError: a stage failed.
+    """
+
+    ahead = 1
+
+    def __init__(self, rules: Bundle, classifier: StageRunner, segmenter: StageRunner) -> None:
+        self._rules, self._classifier, self._segmenter = rules, classifier, segmenter
+        self.warnings: tuple[tuple[str, str], ...] = ()
+        backend = classifier.backend
+        self.engine = Engine(backend=backend.name, precision=backend.precision, device=backend.device)
+
+    def load(self, prepared: Prepared, volume: Volume, known: Mapping[int, float], clock: Stopwatch) -> Job:
+        """Make stage 1's input."""
+        return _HostJob(prepared, known, clock, classifier_input(prepared, self._classifier, known, clock))
+
+    def start(self, job: Job) -> None:
+        """A host has no queue."""
+
+    def finish(self, job: Job) -> Said:
+        """Run both stages."""
+        assert isinstance(job, _HostJob)
+        return say(
+            job.prepared,
+            self._rules,
+            classifier=self._classifier,
+            segmenter=self._segmenter,
+            clock=job.clock,
+            values=job.values,
+            known=job.known,
+        )
+
+    def drop(self, job: Job) -> None:
+        """A host's job holds nothing but arrays."""
+
+    def close(self) -> None:
+        """Close both stages."""
+        self._classifier.close()
+        self._segmenter.close()
+
+
+def open_compute(bundle: LoadedBundle, backend: str = "auto", *, threads: int = 0) -> Compute:
+    """Both stages of a bundle on the named backend.
+
+    Raises:
+        UsageError: there is no such backend.
+        BundleError: the bundle lacks what the backend needs.
+        BackendError: a stage cannot be loaded, or is not what the bundle describes.
+    """
+    with ExitStack() as opened:
+        runners = []
+        for stage in ("classifier", "segmenter"):
+            runners.append(open_runner(bundle, stage, backend, threads=threads))
+            opened.callback(runners[-1].close)
+        opened.pop_all()
+    return HostCompute(bundle.content, *runners)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onfh_runtime.answer import prepare
+from onfh_runtime.bundle import load_bundle
+from onfh_runtime.cli.infer import demo_bundle
+from onfh_runtime.compute import open_compute
+from onfh_runtime.dicom import find_series, read_volume
+from onfh_runtime.phantom import write_demo_study
+from onfh_runtime.timing import Stopwatch
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_demo_study(folder)
+    candidates, _ = find_series([folder])
+    volume, _ = read_volume(candidates[0])
+    return volume, prepare(volume, load_bundle(demo_bundle()).content, Stopwatch())
+
+
+@pytest.fixture(scope="module")
+def compute():
+    opened = open_compute(load_bundle(demo_bundle()), "onnxruntime")
+    yield opened
+    opened.close()
+
+
+def said(compute, prepared, known):
+    volume, ready = prepared
+    clock = Stopwatch()
+    job = compute.load(ready, volume, known, clock)
+    compute.start(job)
+    result = compute.finish(job)
+    compute.drop(job)
+    return result, clock
+
+
+def test_what_is_known_is_neither_asked_again_nor_changed(compute, prepared):
+    all_asked, _ = said(compute, prepared, {})
+    known = {0: float(all_asked.probabilities[0]), 3: 0.125}
+    some_asked, _ = said(compute, prepared, known)
+    assert some_asked.probabilities[3] == 0.125
+    rest = [index for index in range(len(all_asked.probabilities)) if index != 3]
+    assert np.array_equal(some_asked.probabilities[rest], all_asked.probabilities[rest])
+    everything = dict(enumerate(all_asked.probabilities.tolist()))
+    none_asked, _ = said(compute, prepared, everything)
+    assert np.array_equal(none_asked.probabilities, all_asked.probabilities)
+    assert np.array_equal(none_asked.gated, all_asked.gated)
+    assert np.array_equal(none_asked.mask, all_asked.mask)
+
+
+def test_the_clock_knows_every_step_and_its_lane(compute, prepared):
+    result, clock = said(compute, prepared, {})
+    assert len(result.gated)
+    assert result.mask.any()
+    steps = [span.step for span in clock.spans]
+    assert steps == ["preprocess", "classify", "preprocess", "segment", "postprocess"]
+    assert {span.lane for span in clock.spans} == {"MainThread"}
+    ends = [moment for span in clock.spans for moment in (span.start_s, span.stop_s)]
+    assert ends == sorted(ends)
+    timing = clock.timing
+    assert timing.total == pytest.approx(timing.preprocess + timing.classify + timing.segment + timing.postprocess)
