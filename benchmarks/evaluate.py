@@ -249,7 +249,7 @@ def measured_distances(count: int) -> dict[str, object]:
 
 def machine() -> dict[str, object]:
     """What the figures were taken on."""
-    from onfh_runtime.device import cpu_name
+    from onfh_runtime.cpu import cpu_name
 
     return {
         "cpu": cpu_name(),

@@ -240,7 +240,7 @@ def machine() -> dict[str, object]:
     """What the figures were taken on."""
     import platform
 
-    from onfh_runtime.device import cpu_name
+    from onfh_runtime.cpu import cpu_name
 
     found: dict[str, object] = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     found |= {"python": platform.python_version(), "numpy": np.__version__}

@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from onfh_runtime.cli.infer import demo_bundle
-from onfh_runtime.device import cpu_name
+from onfh_runtime.cpu import cpu_name
 from onfh_runtime.phantom import write_demo_study
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ from large_stages import large_networks
 from onfh_export.graph.facts import graph_facts
 from onfh_export.graph.upernet import mix_channels_early
 from onfh_export.onnx_export import onnx_from_network
-from onfh_runtime.device import cpu_name
+from onfh_runtime.cpu import cpu_name
 
 
 def spread(values: list[float]) -> dict[str, float]:

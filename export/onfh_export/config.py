@@ -85,6 +85,7 @@ patient_rule:
   # k: 1                                # mean of the k most probable slices
   threshold: 0.5
 # mask_threshold: 0.5
+# minimum_component_mm3: 0.0            # smaller connected pieces of a mask are taken away first
 minimum_volume_mm3: 100.0               # a smaller mask is no finding
 
 # series:                               # which CT series of a study are analysed, and which is preferred

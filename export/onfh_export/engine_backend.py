@@ -37,8 +37,9 @@ class EngineBackend:
                 "This torch cannot use the GPU, so the engine was not run.",
                 "Install a CUDA build of torch to have its answers compared.",
             )
-        self._runner = PlanRunner(path.read_bytes(), flavour)
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._activations: torch.Tensor | None = None
+        self._runner = PlanRunner(path.read_bytes(), flavour, scratch=self._scratch)
         self.name, self.precision = flavour.name, precision
         self.batch_limit: int | None = batch_limit
         self.device = torch.cuda.get_device_name()
@@ -62,3 +63,12 @@ class EngineBackend:
     def close(self) -> None:
         """Release the engine."""
         self._runner.close()
+        self._activations = None
+
+    def _scratch(self, nbytes: int) -> int:
+        """Address of at least so many bytes for the engine's activations; called where the stream is current."""
+        if self._activations is None or self._activations.numel() < nbytes:
+            self._stream.synchronize()
+            self._activations = None  # before the larger one is asked for
+            self._activations = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
+        return self._activations.data_ptr()

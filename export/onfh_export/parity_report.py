@@ -58,6 +58,7 @@ def parity_document(
             "slice": rules.slice_threshold,
             "patient": rules.patient_rule.threshold,
             "mask": rules.mask_threshold,
+            "minimum_component_mm3": rules.minimum_component_mm3,
             "minimum_volume_mm3": rules.minimum_volume_mm3,
         },
         "reference": {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onfh_runtime.backends import TensorSpec
 from onfh_runtime.backends.protocol import check_tensors
-from onfh_runtime.device import cpu_name
+from onfh_runtime.cpu import cpu_name
 from onfh_runtime.errors import BackendError
 
 __all__ = ["TorchBackend"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onfh_runtime.anatomy import Anatomy, find_femoral_heads
 from onfh_runtime.bundle import Bundle
+from onfh_runtime.components import minimum_voxels, without_small_components
 from onfh_runtime.findings import Findings, findings, gated_slices
 from onfh_runtime.preprocess import (
     CoronalPlan,
@@ -56,12 +57,14 @@ class Said:
     Attributes:
         probabilities: (slices,) float32, stage 1.
         gated: (n,) int64, ascending: the slices that went on to stage 2.
-        mask: (n, rows, columns) bool, stage 2, on those slices of ``Prepared.seen``.
+        mask: (n, rows, columns) bool, stage 2, on those slices of ``Prepared.seen``, without small components.
+        removed: voxels of small components.
     """
 
     probabilities: NDArray[np.float32]
     gated: NDArray[np.int64]
     mask: NDArray[np.bool_]
+    removed: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,14 @@ def say(
     with clock.step("classify"):
         probabilities[[index not in known for index in range(len(probabilities))]] = classifier.probabilities(values)
     gated = gated_slices(probabilities, rules.gate)
-    mask = np.zeros((0, *prepared.seen.hu.shape[1:]), np.bool_)
+    mask, removed = np.zeros((0, *prepared.seen.hu.shape[1:]), np.bool_), 0
     if len(gated):
         mask = _segment(prepared.seen, gated, segmenter, rules.mask_threshold, clock)
-    return Said(probabilities, gated, mask)
+        fewest = minimum_voxels(rules.minimum_component_mm3, float(np.prod(prepared.seen.spacing_mm)))
+        if fewest > 1:
+            with clock.step("postprocess"):
+                mask, removed = without_small_components(mask, gated, fewest)
+    return Said(probabilities, gated, mask, removed)
 
 
 def conclude(said: Said, prepared: Prepared, rules: Bundle) -> Answer:
@@ -143,7 +150,7 @@ def conclude(said: Said, prepared: Prepared, rules: Bundle) -> Answer:
     if len(said.gated):
         _, *in_plane = prepared.box
         mask[np.ix_(said.gated, *(np.arange(side.start, side.stop) for side in in_plane))] = said.mask
-    found = findings(said.probabilities, mask, prepared.stack, prepared.anatomy, rules)
+    found = findings(said.probabilities, mask, prepared.stack, prepared.anatomy, rules, removed=said.removed)
     return Answer(said.probabilities, mask, found)
 
 

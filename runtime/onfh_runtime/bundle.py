@@ -194,7 +194,11 @@ class ParityLimits(_Model):
 
 
 class Bundle(_Model):
-    """The whole of ``bundle.json``."""
+    """The whole of ``bundle.json``.
+
+    Of a mask, connected pieces below ``minimum_component_mm3`` are taken away first (0: none); then what a side has
+    left counts from ``minimum_volume_mm3`` on.
+    """
 
     schema_: Literal["onfh-bundle/1"] = Field("onfh-bundle/1", alias="schema")
     name: str
@@ -210,6 +214,7 @@ class Bundle(_Model):
     slice_threshold: float = Field(ge=0, le=1)
     patient_rule: PatientRule
     mask_threshold: float = Field(0.5, gt=0, lt=1)
+    minimum_component_mm3: float = Field(0.0, ge=0)
     minimum_volume_mm3: float = Field(ge=0)
     parity: ParityLimits = ParityLimits()
     provenance: dict[str, str] = {}

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.answer import Prepared, Said, classifier_input, say
-from onfh_runtime.bundle import Bundle, LoadedBundle
+from onfh_runtime.backends.choice import Choice, choose_backend, next_best
+from onfh_runtime.bundle import Bundle, LoadedBundle, StageName
+from onfh_runtime.errors import BackendError
 from onfh_runtime.result import Engine
 from onfh_runtime.stages import StageRunner, open_runner
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
 
+if TYPE_CHECKING:
+    from onfh_runtime.engines import Progress
+
 __all__ = ["Compute", "HostCompute", "Job", "open_compute"]
+
+_STAGES: tuple[StageName, StageName] = ("classifier", "segmenter")
 
 
 @dataclass
@@ -80,9 +87,16 @@ class HostCompute:
 
     ahead = 1
 
-    def __init__(self, rules: Bundle, classifier: StageRunner, segmenter: StageRunner) -> None:
+    def __init__(
+        self,
+        rules: Bundle,
+        classifier: StageRunner,
+        segmenter: StageRunner,
+        *,
+        warnings: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._rules, self._classifier, self._segmenter = rules, classifier, segmenter
-        self.warnings: tuple[tuple[str, str], ...] = ()
+        self.warnings = warnings
         backend = classifier.backend
         self.engine = Engine(backend=backend.name, precision=backend.precision, device=backend.device)
 
@@ -115,18 +129,63 @@ class HostCompute:
         self._segmenter.close()
 
 
-def open_compute(bundle: LoadedBundle, backend: str = "auto", *, threads: int = 0) -> Compute:
+def open_compute(
+    bundle: LoadedBundle,
+    backend: str = "auto",
+    *,
+    threads: int = 0,
+    gpu: int = 0,
+    progress: Progress | None = None,
+) -> Compute:
     """Both stages of a bundle on the named backend.
+
+    Args:
+        bundle: the checked bundle.
+        backend: a name of :data:`onfh_runtime.backends.BACKENDS`. ``auto`` goes on with the next best, and with a
+            warning for the results, where what should run on the GPU could not be opened after all.
+        threads: threads for one operator on the host, 0 for every core.
+        gpu: which GPU, in the driver's order.
+        progress: told of the steps when an engine has to be built.
 
     Raises:
         UsageError: there is no such backend.
+        MissingExtraError: what the backend needs is not installed.
         BundleError: the bundle lacks what the backend needs.
         BackendError: a stage cannot be loaded, or is not what the bundle describes.
     """
+    choice = choose_backend(backend, gpu)
+    while choice.on_device:
+        try:
+            return _on_device(bundle, choice, gpu, progress)
+        except BackendError as error:
+            if backend != "auto":
+                raise
+            choice = next_best(choice, error, gpu)
     with ExitStack() as opened:
         runners = []
-        for stage in ("classifier", "segmenter"):
-            runners.append(open_runner(bundle, stage, backend, threads=threads))
+        for stage in _STAGES:
+            runners.append(open_runner(bundle, stage, choice.backend, threads=threads))
             opened.callback(runners[-1].close)
         opened.pop_all()
-    return HostCompute(bundle.content, *runners)
+    return HostCompute(bundle.content, *runners, warnings=choice.warnings)
+
+
+def _on_device(bundle: LoadedBundle, choice: Choice, gpu: int, progress: Progress | None) -> Compute:
+    from onfh_runtime.backends.on_device import open_device_stage
+    from onfh_runtime.device import open_device
+    from onfh_runtime.device_compute import DeviceCompute
+    from onfh_runtime.device_stage import DeviceStage
+
+    rules = bundle.content
+    with ExitStack() as opened:
+        device = open_device(gpu)
+        opened.callback(device.close)
+        stream = device.stream()
+        stages = []
+        for stage, spec in zip(_STAGES, (rules.classifier, rules.segmenter), strict=True):
+            run = open_device_stage(bundle, stage, choice.backend, device, stream, progress=progress)
+            opened.callback(run.close)
+            stages.append(DeviceStage(stage, spec, run))
+        compute = DeviceCompute(device, rules, *stages, stream=stream, warnings=choice.warnings)
+        opened.pop_all()
+    return compute

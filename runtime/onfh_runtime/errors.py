@@ -9,7 +9,8 @@
     ├── MissingExtraError    an optional part is not installed      exit 2
     ├── SeriesError          this series must not be analysed       exit 1, result.json says why
     └── BackendError         a stage could not be loaded or run     exit 1, result.json says why
-        └── EngineError      a plan could not be built (engines)    exit 1, with TensorRT's last lines
+        ├── EngineError      a plan could not be built (engines)    exit 1, with TensorRT's last lines
+        └── DeviceMemoryError  a GPU has no room (device_memory)    exit 1, when no smaller batch fits either
 
 ``code`` is stable and machine readable, ``text`` is one sentence that says what happened and where, ``fix`` (may be
 empty) says what to do about it. No text ever holds a patient's name or identifier.

@@ -55,7 +55,13 @@ def patient_probability(probabilities: NDArray[np.float32], rule: PatientRule) -
 
 
 def findings(
-    probabilities: NDArray[np.float32], mask: NDArray[np.bool_], stack: CoronalStack, anatomy: Anatomy, bundle: Bundle
+    probabilities: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    stack: CoronalStack,
+    anatomy: Anatomy,
+    bundle: Bundle,
+    *,
+    removed: int = 0,
 ) -> Findings:
     """Put stage 1, stage 2 and the anatomy together.
 
@@ -65,11 +71,16 @@ def findings(
         stack: the slices that were analysed.
         anatomy: the femoral heads found.
         bundle: rules and thresholds.
+        removed: voxels of small components that are in the mask no more.
     """
     probability = patient_probability(probabilities, bundle.patient_rule)
     positive = probability >= bundle.patient_rule.threshold
     notes = _coverage_notes(anatomy)
     voxel_mm3 = float(np.prod(stack.spacing_mm))
+    if removed:
+        volume, least = removed * voxel_mm3, bundle.minimum_component_mm3
+        text = f"{volume:.0f} mm3 outlined in connected pieces below {least:g} mm3 do not count."
+        notes.append(Note(code="small_components_removed", text=text))
     if not positive and mask.any():
         volume = float(mask.sum()) * voxel_mm3
         notes.append(

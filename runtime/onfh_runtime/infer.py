@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onfh_runtime.analysis import Analysis, software, without_answer
 from onfh_runtime.bundle import LoadedBundle, SeriesRules
@@ -19,7 +20,10 @@ from onfh_runtime.pipeline import Pipeline, as_onfh_error
 from onfh_runtime.private_log import traceback_without_messages
 from onfh_runtime.result import Note, Result, SeriesEntry, Study
 
-__all__ = ["Report", "infer"]
+if TYPE_CHECKING:
+    from onfh_runtime.engines import Progress
+
+__all__ = ["Report", "infer", "series_entry", "skipped_entry", "warned"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +51,10 @@ def infer(
     bundle: LoadedBundle,
     backend: str = "auto",
     threads: int = 0,
+    gpu: int = 0,
     secondary_capture: bool = False,
     anonymous: bool = False,
+    engine_progress: Progress | None = None,
     on_unreadable: Callable[[Path, str, str], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     on_result: Callable[[Result, Path], None] | None = None,
@@ -60,9 +66,11 @@ def infer(
         out: output folder; made when missing.
         bundle: a bundle from :func:`load_bundle`.
         backend: a name of :data:`onfh_runtime.backends.BACKENDS`.
-        threads: threads for one operator, 0 for every core.
+        threads: threads for one operator on the host, 0 for every core.
+        gpu: which GPU, in the driver's order, for a backend that runs on one.
         secondary_capture: whether the outline of a mask is also written as pictures.
         anonymous: whether the outputs leave the patient out; their UIDs stay those of the source.
+        engine_progress: told of the steps when an engine has to be built.
         on_unreadable: told of each file that looks like DICOM and cannot be read: path, code, sentence.
         on_start: told how many series will be analysed.
         on_result: told of each series' result and folder once they are written.
@@ -87,12 +95,12 @@ def infer(
     if anonymous:  # a series description is free text
         candidates = [replace(candidate, description="") for candidate in candidates]
         skipped = [replace(other, description="") for other in skipped]
-    studies = _by_study([_warned(candidate, unreadable) for candidate in candidates], skipped, rules)
+    studies = _by_study([warned(candidate, unreadable) for candidate in candidates], skipped, rules)
     if on_start is not None:
         on_start(len(candidates))
     report = Report()
     writer = _Writer(out, bundle, secondary_capture=secondary_capture, anonymous=anonymous)
-    with Pipeline(bundle, backend=backend, threads=threads) as pipeline:
+    with Pipeline(bundle, backend=backend, threads=threads, gpu=gpu, progress=engine_progress) as pipeline:
         outcomes = pipeline.run((candidate for found, _ in studies.values() for candidate in found), writer.write)
         for uid, (found, others) in studies.items():
             entries = []
@@ -101,10 +109,10 @@ def infer(
                 folder = series_folder(out, result)
                 report.results.append(result)
                 report.folders[result.series_instance_uid, result.part] = folder
-                entries.append(_entry(result, candidate, folder.relative_to(out / folder_name(uid))))
+                entries.append(series_entry(result, candidate, folder.relative_to(out / folder_name(uid))))
                 if on_result is not None:
                     on_result(result, folder)
-            study = Study(study_instance_uid=uid, series=(*entries, *map(_skipped_entry, others)), software=software())
+            study = Study(study_instance_uid=uid, series=(*entries, *map(skipped_entry, others)), software=software())
             write_study(out, study)
             report.studies.append(study)
     return report
@@ -150,7 +158,7 @@ class _Writer:
         return written
 
 
-def _warned(candidate: Candidate, unreadable: list[Path]) -> Candidate:
+def warned(candidate: Candidate, unreadable: list[Path]) -> Candidate:
     """The candidate with a warning when files beside its own could not be read: they may have been part of it."""
     folders = {image.path.parent for image in candidate.images}
     count = sum(folder in folders for folder in unreadable)
@@ -173,7 +181,8 @@ def _by_study(
     }
 
 
-def _entry(result: Result, candidate: Candidate, folder: Path) -> SeriesEntry:
+def series_entry(result: Result, candidate: Candidate, folder: Path) -> SeriesEntry:
+    """The line of ``study.json`` for a result; ``folder`` is relative to the study's."""
     return SeriesEntry(
         series_instance_uid=result.series_instance_uid,
         part=result.part,
@@ -186,7 +195,8 @@ def _entry(result: Result, candidate: Candidate, folder: Path) -> SeriesEntry:
     )
 
 
-def _skipped_entry(skipped: Skipped) -> SeriesEntry:
+def skipped_entry(skipped: Skipped) -> SeriesEntry:
+    """The line of ``study.json`` for what is not analysed."""
     return SeriesEntry(
         series_instance_uid=skipped.series_instance_uid,
         part=skipped.part,

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from onfh_runtime.analysis import Analysis, Warnings, analysed, without_answer
 from onfh_runtime.answer import Prepared, Said, prepare
@@ -27,6 +29,9 @@ from onfh_runtime.private_log import traceback_without_messages
 from onfh_runtime.result import Engine
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
+
+if TYPE_CHECKING:
+    from onfh_runtime.engines import Progress
 
 __all__ = ["Pipeline", "as_onfh_error"]
 
@@ -61,11 +66,22 @@ class Pipeline:
     Args:
         bundle: the checked bundle.
         backend: a name of :data:`onfh_runtime.backends.BACKENDS`.
-        threads: threads for one operator, 0 for every core.
+        threads: threads for one operator on the host, 0 for every core.
+        gpu: which GPU, in the driver's order.
+        progress: told of the steps when an engine has to be built.
     """
 
-    def __init__(self, bundle: LoadedBundle, *, backend: str = "auto", threads: int = 0) -> None:
-        self._bundle, self._backend, self._threads = bundle, backend, threads
+    def __init__(
+        self,
+        bundle: LoadedBundle,
+        *,
+        backend: str = "auto",
+        threads: int = 0,
+        gpu: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self._bundle = bundle
+        self._opened_by = partial(open_compute, bundle, backend, threads=threads, gpu=gpu, progress=progress)
         self._opening = Lock()
         self._compute: Compute | OnfhError | None = None
 
@@ -149,7 +165,7 @@ class Pipeline:
         with self._opening:
             if self._compute is None:
                 try:
-                    self._compute = open_compute(self._bundle, self._backend, threads=self._threads)
+                    self._compute = self._opened_by()
                 except OnfhError as error:
                     self._compute = error
             if isinstance(self._compute, OnfhError):

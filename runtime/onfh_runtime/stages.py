@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onfh_runtime.backends import StageBackend, open_stage
-from onfh_runtime.bundle import LoadedBundle, Stage
+from onfh_runtime.backends import StageBackend, TensorSpec, open_stage
+from onfh_runtime.bundle import LoadedBundle, Stage, StageName
 from onfh_runtime.errors import BackendError
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["StageRunner", "open_runner", "positive_probability"]
+__all__ = ["StageRunner", "not_a_probability", "open_runner", "positive_probability", "stage_tensors"]
 
 
 class StageRunner:
@@ -25,35 +25,9 @@ class StageRunner:
         BackendError: ``stage_mismatch`` when the model's tensors are not those the bundle describes.
     """
 
-    def __init__(self, stage: Literal["classifier", "segmenter"], spec: Stage, backend: StageBackend) -> None:
+    def __init__(self, stage: StageName, spec: Stage, backend: StageBackend) -> None:
         self._stage, self.spec, self.backend = stage, spec, backend
-        wanted = (len(self.spec.input.windows), *self.spec.input.size)
-        inputs = {spec.name: spec for spec in self.backend.inputs}
-        outputs = {spec.name: spec for spec in self.backend.outputs}
-        if set(inputs) != {self.spec.input_name} or inputs[self.spec.input_name].shape != wanted:
-            raise BackendError(
-                "stage_mismatch",
-                f"The {stage}'s model takes {[(s.name, s.shape) for s in self.backend.inputs]}, the bundle says "
-                f"{self.spec.input_name!r} of shape {wanted}.",
-                "Export the bundle again.",
-            )
-        if set(outputs) != {self.spec.output_name}:
-            raise BackendError(
-                "stage_mismatch",
-                f"The {stage}'s model gives {sorted(outputs)}, the bundle says {self.spec.output_name!r}.",
-                "Export the bundle again.",
-            )
-        self._input, self._output = inputs[self.spec.input_name], outputs[self.spec.output_name]
-        channels = self._output.shape[0]
-        rank = 1 if stage == "classifier" else 3
-        least = max(self.spec.positive_class + 1, 2 if self.spec.activation == "softmax" else 1)
-        if len(self._output.shape) != rank or channels < least:
-            raise BackendError(
-                "stage_mismatch",
-                f"The {stage}'s model gives outputs of shape {self._output.shape}, which do not fit class "
-                f"{self.spec.positive_class} and {self.spec.activation}.",
-                "Check positive_class and activation in bundle.json.",
-            )
+        self._input, self._output = stage_tensors(stage, spec, backend.inputs, backend.outputs)
 
     def probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probability of the positive class.
@@ -79,11 +53,7 @@ class StageRunner:
             result[start : start + len(chunk)] = positive_probability(logits, self.spec)
         # Written so that NaN fails too.
         if not ((result >= 0) & (result <= 1)).all():
-            raise BackendError(
-                "not_a_probability",
-                f"The {self._stage} answered NaN or a value outside 0 to 1.",
-                "Check the model's precision: FP16 may overflow; export with `--precision fp32` to compare.",
-            )
+            raise not_a_probability(self._stage)
         return result
 
     def close(self) -> None:
@@ -91,9 +61,51 @@ class StageRunner:
         self.backend.close()
 
 
-def open_runner(
-    bundle: LoadedBundle, stage: Literal["classifier", "segmenter"], backend: str = "auto", *, threads: int = 0
-) -> StageRunner:
+def stage_tensors(
+    stage: StageName, spec: Stage, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[TensorSpec, TensorSpec]:
+    """The one input and the one output that a stage has.
+
+    Raises:
+        BackendError: ``stage_mismatch`` when the model's tensors are not those the bundle describes.
+    """
+    wanted = (len(spec.input.windows), *spec.input.size)
+    if [(tensor.name, tensor.shape) for tensor in inputs] != [(spec.input_name, wanted)]:
+        raise BackendError(
+            "stage_mismatch",
+            f"The {stage}'s model takes {[(s.name, s.shape) for s in inputs]}, the bundle says "
+            f"{spec.input_name!r} of shape {wanted}.",
+            "Export the bundle again.",
+        )
+    if [tensor.name for tensor in outputs] != [spec.output_name]:
+        raise BackendError(
+            "stage_mismatch",
+            f"The {stage}'s model gives {sorted(s.name for s in outputs)}, the bundle says {spec.output_name!r}.",
+            "Export the bundle again.",
+        )
+    output = outputs[0]
+    rank = 1 if stage == "classifier" else 3
+    least = max(spec.positive_class + 1, 2 if spec.activation == "softmax" else 1)
+    if len(output.shape) != rank or output.shape[0] < least:
+        raise BackendError(
+            "stage_mismatch",
+            f"The {stage}'s model gives outputs of shape {output.shape}, which do not fit class "
+            f"{spec.positive_class} and {spec.activation}.",
+            "Check positive_class and activation in bundle.json.",
+        )
+    return inputs[0], output
+
+
+def not_a_probability(stage: StageName) -> BackendError:
+    """The error of a stage that answers NaN or a value outside 0 to 1."""
+    return BackendError(
+        "not_a_probability",
+        f"The {stage} answered NaN or a value outside 0 to 1.",
+        "Check the model's precision: FP16 may overflow; export with `--precision fp32` to compare.",
+    )
+
+
+def open_runner(bundle: LoadedBundle, stage: StageName, backend: str = "auto", *, threads: int = 0) -> StageRunner:
     """A stage of a bundle on the named backend.
 
     Raises:

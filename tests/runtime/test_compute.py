@@ -3,11 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onfh_runtime import compute as module
 from onfh_runtime.answer import prepare
+from onfh_runtime.backends import choice as choice_module
 from onfh_runtime.bundle import load_bundle
 from onfh_runtime.cli.infer import demo_bundle
 from onfh_runtime.compute import open_compute
 from onfh_runtime.dicom import find_series, read_volume
+from onfh_runtime.errors import BackendError
 from onfh_runtime.phantom import write_demo_study
 from onfh_runtime.timing import Stopwatch
 
@@ -63,3 +66,25 @@ def test_the_clock_knows_every_step_and_its_lane(compute, prepared):
     assert ends == sorted(ends)
     timing = clock.timing
     assert timing.total == pytest.approx(timing.preprocess + timing.classify + timing.segment + timing.postprocess)
+
+
+def test_auto_goes_on_with_the_next_best_and_says_why_in_every_result(monkeypatch):
+    tried = []
+
+    def on_device(bundle, choice, gpu, progress):
+        tried.append(choice.backend)
+        raise BackendError("engine_unloadable", f"{choice.backend} does not open.")
+
+    monkeypatch.setattr(module, "_on_device", on_device)
+    monkeypatch.setattr(choice_module, "refusal_of", lambda backend, ordinal: None)
+    monkeypatch.setattr(choice_module, "_need_gpu", lambda ordinal: None)
+    bundle = load_bundle(demo_bundle())
+    opened = open_compute(bundle, "auto")
+    opened.close()
+    assert tried == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"]
+    assert opened.engine.backend == "onnxruntime"
+    ((code, text),) = opened.warnings
+    assert code == "backend_fallback"
+    assert all(f"{name} does not open" in text for name in tried)
+    with pytest.raises(BackendError, match="tensorrt-rtx does not open"):
+        open_compute(bundle, "tensorrt-rtx")

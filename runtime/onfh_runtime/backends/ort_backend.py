@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.backends.protocol import TensorSpec, check_tensors
-from onfh_runtime.device import cpu_name, return_free_memory
+from onfh_runtime.cpu import cpu_name, return_free_memory
 from onfh_runtime.errors import BackendError
 
-__all__ = ["OrtBackend"]
+__all__ = ["OrtBackend", "first_line", "tensor_spec"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 
@@ -48,14 +48,14 @@ class OrtBackend:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exception classes share no base but Exception
             raise BackendError(
-                "model_unloadable", f"ONNX Runtime cannot load {path.name}: {_first_line(error)}", "Export it again."
+                "model_unloadable", f"ONNX Runtime cannot load {path.name}: {first_line(error)}", "Export it again."
             ) from error
         return_free_memory()
         self.precision = precision
         self.device = cpu_name()
         self._stage = path.parent.name
-        self.inputs = tuple(_spec(path, node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(path, node) for node in self._session.get_outputs())
+        self.inputs = tuple(tensor_spec(path, node) for node in self._session.get_inputs())
+        self.outputs = tuple(tensor_spec(path, node) for node in self._session.get_outputs())
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]], *, stream: Any = None
@@ -74,14 +74,15 @@ class OrtBackend:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise BackendError("stage_failed", f"The {self._stage} failed: {_first_line(error)}") from error
+            raise BackendError("stage_failed", f"The {self._stage} failed: {first_line(error)}") from error
 
     def close(self) -> None:
         """Drop the session."""
         self._session = None
 
 
-def _spec(path: Path, node: Any) -> TensorSpec:
+def tensor_spec(path: Path, node: Any) -> TensorSpec:
+    """An input or output of a session; BackendError ``model_unsupported`` for one this runtime does not feed."""
     if node.type not in _DTYPES or not all(isinstance(n, int) for n in node.shape[1:]):
         raise BackendError(
             "model_unsupported",
@@ -92,5 +93,6 @@ def _spec(path: Path, node: Any) -> TensorSpec:
     return TensorSpec(node.name, tuple(node.shape[1:]), _DTYPES[node.type])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What ONNX Runtime says, without the stack it may print below."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from onfh_runtime import __version__
-from onfh_runtime.device import cpu_name
+from onfh_runtime.cpu import cpu_name
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -36,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="auto",
-        help="auto, onnxruntime, or triton:URL such as triton:grpc://host:8001 (default: %(default)s)",
+        help="auto, tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime, or triton:URL such as "
+        "triton:grpc://host:8001 (default: %(default)s)",
     )
+    parser.add_argument("--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads to use (default: every core)")
     parser.add_argument(
         "--secondary-capture",
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         bundle=options.bundle,
         backend=options.backend,
         threads=options.threads,
+        gpu=options.gpu,
         as_json=options.json,
         secondary_capture=options.secondary_capture,
         anonymous=options.anonymous,
@@ -72,6 +75,7 @@ def run_infer(
     bundle: Path,
     backend: str,
     threads: int = 0,
+    gpu: int = 0,
     as_json: bool = False,
     secondary_capture: bool = False,
     anonymous: bool = False,
@@ -86,12 +90,18 @@ def run_infer(
         raise UsageError("input_not_found", f"There is no {missing[0]}.", "Name a DICOM file or a folder.")
     if threads < 0:
         raise UsageError("wrong_threads", f"--threads {threads} is negative.", "Use 0 for every core.")
+    if gpu < 0:
+        raise UsageError("wrong_gpu", f"--gpu {gpu} is negative.", "`onfh doctor` lists the GPUs, from 0.")
     from onfh_runtime.bundle import load_bundle
     from onfh_runtime.infer import infer
     from onfh_runtime.pipeline import as_onfh_error
 
     loaded = load_bundle(bundle)
-    progress = Progress("series")
+    progress, engines = Progress("series"), Progress("building an engine")
+
+    def engine_progress(_phase: str, done: int, total: int) -> bool:
+        engines.at(done, total)
+        return True
 
     def on_result(result: Result, folder: Path) -> None:
         if not as_json:
@@ -105,8 +115,10 @@ def run_infer(
             bundle=loaded,
             backend=backend,
             threads=threads,
+            gpu=gpu,
             secondary_capture=secondary_capture,
             anonymous=anonymous,
+            engine_progress=engine_progress,
             on_unreadable=lambda path, code, text: progress.line(f"{path}: {text} [{code}]", file=sys.stderr),
             on_start=progress.start,
             on_result=on_result,
@@ -114,6 +126,7 @@ def run_infer(
     except Exception as error:  # whatever it is, what it quotes is not printed
         raise as_onfh_error(error) from None
     finally:
+        engines.close()
         progress.close()
     if as_json:
         json.dump([r.model_dump(by_alias=True) for r in report.results], sys.stdout, indent=1, allow_nan=False)

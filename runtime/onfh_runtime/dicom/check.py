@@ -27,6 +27,7 @@ __all__ = [
     "POSITION_TOLERANCE_MM",
     "SPACING_TOLERANCE",
     "check_candidate",
+    "check_pixels",
 ]
 
 MIN_SLICES = 3
@@ -104,12 +105,23 @@ def check_candidate(candidate: Candidate) -> tuple[tuple[str, str], ...]:
     images = candidate.images
     formats = [image.form for image in images]
     _check_count(images)
-    _check_storage(images, formats)
-    _check_size(images, formats)
+    check_pixels(images)
     _check_hounsfield(images, formats)
     _check_planes(images)
     tilted = _check_stack(images)
     return (*_warnings(images, formats), *_turned(images, tilted))
+
+
+def check_pixels(images: Sequence[SourceImage]) -> None:
+    """Refuse images whose pixels cannot be decoded into arrays of one kind, or not safely.
+
+    Raises:
+        SeriesError: ``missing_attribute``, ``mixed_pixels``, ``mixed_size``, ``size_limit``, ``unsupported_pixels`` or
+            ``unsupported_transfer_syntax``.
+    """
+    formats = [image.form for image in images]
+    _check_storage(images, formats)
+    _check_size(images, formats)
 
 
 def _check_count(images: Sequence[SourceImage]) -> None:

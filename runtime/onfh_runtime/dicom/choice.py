@@ -18,7 +18,7 @@ from onfh_runtime.dicom.header import codes, decimals
 from onfh_runtime.dicom.series import Candidate, Skipped
 from onfh_runtime.errors import SeriesError
 
-__all__ = ["by_preference", "eligible"]
+__all__ = ["by_preference", "eligible", "preference"]
 
 UNKNOWN_MM = 100.0
 """Sorts a series whose geometry cannot be read behind every other; the reader will refuse it by name."""
@@ -69,7 +69,7 @@ def eligible(candidates: list[Candidate], rules: SeriesRules) -> tuple[list[Cand
 
 def by_preference(candidates: list[Candidate], rules: SeriesRules) -> list[Candidate]:
     """Candidates of one study, best first by the rules; then by UID and part, so that the order is always the same."""
-    return sorted(candidates, key=lambda candidate: _key(candidate, rules))
+    return sorted(candidates, key=lambda candidate: preference(candidate, rules))
 
 
 def _excluded(candidate: Candidate, rules: SeriesRules) -> tuple[str, str] | None:
@@ -96,7 +96,8 @@ def _excluded(candidate: Candidate, rules: SeriesRules) -> tuple[str, str] | Non
     return None
 
 
-def _key(candidate: Candidate, rules: SeriesRules) -> tuple[float | str, ...]:
+def preference(candidate: Candidate, rules: SeriesRules) -> tuple[float | str, ...]:
+    """What a candidate is sorted by: the least of its study is preferred."""
     shape = _shape(candidate)
     kernel = _kernel(candidate)
     wanted = [k for k, pattern in enumerate(rules.preferred_kernels) if re.search(pattern, kernel, re.IGNORECASE)]

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRBigEndian
 
-from onfh_runtime.dicom.check import check_candidate
+from onfh_runtime.cpu import cores
+from onfh_runtime.dicom.check import check_candidate, check_pixels
 from onfh_runtime.dicom.codecs import compressed_limit, decode_frame, decodes_in_parallel
 from onfh_runtime.dicom.encapsulated import Fragment, frame_bytes, frame_fragments
 from onfh_runtime.dicom.frames import number_of_frames
@@ -30,7 +31,7 @@ from onfh_runtime.dicom.series import Candidate, SourceImage
 from onfh_runtime.errors import SeriesError
 from onfh_runtime.volume import Volume
 
-__all__ = ["read_volume"]
+__all__ = ["decode_image", "read_volume"]
 
 MAX_THREADS = 8
 """More threads wait for memory, not for the processor."""
@@ -83,6 +84,23 @@ def read_volume(candidate: Candidate) -> tuple[Volume, tuple[SourceImage, ...]]:
     return volume, images
 
 
+def decode_image(image: SourceImage) -> NDArray[Any]:
+    """The pixels of one image, as :func:`read_volume` would put them into a volume of its own padding.
+
+    Returns:
+        (rows, columns) int16 or uint16 stored values.
+
+    Raises:
+        SeriesError: what :func:`~onfh_runtime.dicom.check.check_pixels` refuses, and ``truncated``, ``unreadable`` or
+            ``unreadable_pixels``.
+    """
+    check_pixels([image])
+    form = image.form
+    frame: NDArray[Any] = np.empty((form.rows or 0, form.columns or 0), np.int16 if form.signed else np.uint16)
+    _read_frame(image, form, frame, fragments=_fragments_of_files([image], [form]), padding=form.padding)
+    return frame
+
+
 def _fill(
     voxels: NDArray[Any],
     images: Sequence[SourceImage],
@@ -98,14 +116,9 @@ def _fill(
         for image, form, frame in zip(images[some], formats[some], voxels[some], strict=True):
             read(image, form, frame)
 
-    with ThreadPoolExecutor(min(_cores(), MAX_THREADS) if parallel else 1, "onfh-decode") as pool:
+    with ThreadPoolExecutor(min(cores(), MAX_THREADS) if parallel else 1, "onfh-decode") as pool:
         for _ in pool.map(read_some, range(0, len(images), FRAMES_AT_ONCE)):  # the first error cancels the rest
             pass
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _fragments_of_files(images: Sequence[SourceImage], formats: Sequence[PixelFormat]) -> Fragments:
@@ -133,6 +146,10 @@ def _read_frame(
     padding: tuple[int, int] | None,
 ) -> None:
     """Fill ``frame`` (rows, columns) with the 16-bit values of the file, in the byte order of this machine."""
+    known = image.decoded(padding) if image.decoded is not None else None
+    if known is not None:
+        frame[...] = known
+        return
     big_endian = form.syntax == ExplicitVRBigEndian
     try:
         with _opened(image) as file:

@@ -57,6 +57,7 @@ _SKIP_TEXT = {
     "secondary_capture": "The images are screen captures or dose pages, not CT slices.",
 }
 
+Read = Callable[[Path], tuple[Dataset, int]]
 Report = Callable[[Path, str, str], None]
 
 
@@ -69,7 +70,9 @@ class _Group:
     skipped: dict[str, tuple[str, set[str]]] = field(default_factory=dict)
 
 
-def find_series(paths: Sequence[Path], *, report: Report | None = None) -> tuple[list[Candidate], list[Skipped]]:
+def find_series(
+    paths: Sequence[Path], *, report: Report | None = None, read: Read = read_header
+) -> tuple[list[Candidate], list[Skipped]]:
     """Find every series in files and in folders below ``paths``, in the order of their sorted paths.
 
     Each header is read once. A frame of an enhanced multi-frame object is an image like any other. Images of one series
@@ -83,6 +86,7 @@ def find_series(paths: Sequence[Path], *, report: Report | None = None) -> tuple
         report: called with (path, code, sentence) for each file that should have been readable DICOM and is not: it
             is named ``*.dcm``, carries the DICM mark, or was given by name. Codes are ``not_dicom``, ``unreadable``,
             ``unsupported_transfer_syntax`` (deflated) and ``invalid_uid``.
+        read: gives the header of a file as :func:`read_header` does, from memory if need be.
 
     Raises:
         UsageError: ``input_not_found``, one of ``paths`` does not exist.
@@ -91,7 +95,7 @@ def find_series(paths: Sequence[Path], *, report: Report | None = None) -> tuple
     groups: dict[tuple[str, str], _Group] = {}
     for path, named in _files(paths, tell):
         try:
-            header, offset = read_header(path)
+            header, offset = read(path)
         except SeriesError as error:
             if error.code != "not_dicom" or named or path.suffix.lower() == ".dcm":
                 tell(path, error.code, error.text)

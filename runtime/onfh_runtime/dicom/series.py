@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from onfh_runtime.dicom.header import codes
 from onfh_runtime.dicom.pixels import PixelFormat, pixel_format
 
-__all__ = ["Candidate", "Skipped", "SourceImage"]
+__all__ = ["Candidate", "Decoded", "Skipped", "SourceImage"]
+
+Decoded = Callable[[tuple[int, int] | None], NDArray[Any] | None]
+"""Asked with the padding range of the series: pixels that were decoded before for that range, or None."""
 
 _SOP_INSTANCE = 0x00080018
 
@@ -26,12 +32,14 @@ class SourceImage:
             its SOP class, SOP Instance UID and Number of Frames, which are the object's.
         pixel_offset: where the Pixel Data element begins in the file, in bytes; None when it was not looked for.
         frame: number of the frame in its object, from 1; None for an object whose frames were not told apart.
+        decoded: asked for its pixels before they are read from the file.
     """
 
     path: Path
     header: Dataset
     pixel_offset: int | None = None
     frame: int | None = None
+    decoded: Decoded | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def form(self) -> PixelFormat:

@@ -5,6 +5,7 @@ A plan for several GPUs is several plans: the folder names one, and that one alo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from onfh_runtime.engines.machine import Machine
 from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import write_atomically
 
-__all__ = ["PlanFacts", "PlanFile", "Unfit", "engine_folder", "read_plans", "unfit", "write_plan"]
+__all__ = ["PlanFacts", "PlanFile", "Unfit", "engine_folder", "plan_facts", "read_plans", "unfit", "write_plan"]
 
 
 class PlanFacts(BaseModel):
@@ -80,19 +81,54 @@ def engine_folder(flavour: str, version: str, target: str) -> str:
     return f"{flavour}-{version}-{target}"
 
 
+def plan_facts(
+    stage: str, built: BuiltPlan, *, onnx: str, onnx_sha256: str, precision: Literal["fp32", "fp16", "bf16"]
+) -> PlanFacts:
+    """What stands beside a plan built from the file ``onnx`` of a bundle."""
+    return PlanFacts(
+        stage=stage,
+        flavour=built.flavour,
+        version=built.version,
+        target=built.target,
+        precision=precision,
+        onnx=onnx,
+        onnx_sha256=onnx_sha256,
+        plan_sha256=hashlib.sha256(built.data).hexdigest(),
+        profiles=tuple((profile.min, profile.opt, profile.max) for profile in built.options.profiles),
+        stripped=built.options.strip_weights,
+        version_compatible=built.options.version_compatible,
+        workspace_bytes=built.options.workspace_bytes,
+        optimization_level=built.options.optimization_level,
+        layers=built.layers,
+        half_share=round(built.half_share.tensors, 4),
+        half_products=round(built.half_share.products, 4),
+        engine_half_share=None if built.engine_half_share is None else round(built.engine_half_share, 4),
+        warnings=built.warnings,
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(built.seconds, 2),
+    )
+
+
 def write_plan(
-    root: Path, stage: str, built: BuiltPlan, *, onnx: str, precision: Literal["fp32", "fp16", "bf16"]
+    root: Path,
+    stage: str,
+    built: BuiltPlan,
+    *,
+    onnx: str,
+    precision: Literal["fp32", "fp16", "bf16"],
+    onnx_sha256: str = "",
 ) -> PlanFile:
     """Write a plan and its facts below a bundle's folder.
 
     The facts come last and hold the plan's hash, so that a writer killed in between leaves a plan nothing vouches for.
 
     Args:
-        root: the bundle's folder, holding the file ``onnx``.
+        root: the bundle's folder, or one laid out like it.
         stage: ``classifier`` or ``segmenter``.
         built: from :func:`plan_from_onnx`.
         onnx: the file of the bundle the plan was built from, such as ``classifier/model.fp16.onnx``.
         precision: the precision that file holds.
+        onnx_sha256: of that file; needed where ``root`` does not hold it.
 
     Raises:
         OutputError: ``output_unwritable``.
@@ -108,28 +144,7 @@ def write_plan(
         file.write(built.data)
 
     write_atomically(path, write)
-    facts = PlanFacts(
-        stage=stage,
-        flavour=built.flavour,
-        version=built.version,
-        target=built.target,
-        precision=precision,
-        onnx=onnx,
-        onnx_sha256=sha256_of(root / onnx),
-        plan_sha256=sha256_of(path),
-        profiles=tuple((profile.min, profile.opt, profile.max) for profile in built.options.profiles),
-        stripped=built.options.strip_weights,
-        version_compatible=built.options.version_compatible,
-        workspace_bytes=built.options.workspace_bytes,
-        optimization_level=built.options.optimization_level,
-        layers=built.layers,
-        half_share=round(built.half_share.tensors, 4),
-        half_products=round(built.half_share.products, 4),
-        engine_half_share=None if built.engine_half_share is None else round(built.engine_half_share, 4),
-        warnings=built.warnings,
-        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        seconds=round(built.seconds, 2),
-    )
+    facts = plan_facts(stage, built, onnx=onnx, onnx_sha256=onnx_sha256 or sha256_of(root / onnx), precision=precision)
     write_atomically(path.with_suffix(".json"), (facts.model_dump_json(by_alias=True, indent=1) + "\n").encode())
     return PlanFile(path, facts)
 

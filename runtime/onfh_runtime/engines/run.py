@@ -2,100 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from onfh_runtime.backends.protocol import TensorSpec
+from onfh_runtime.backends.protocol import bucket_sizes
 from onfh_runtime.engines.flavours import Flavour
 from onfh_runtime.engines.listening import BuildLog
+from onfh_runtime.engines.opening import engine_from_plan, profiles_of_engine, refusal, tensors_of_engine
+from onfh_runtime.engines.runtime_cache import RuntimeCache
 from onfh_runtime.errors import BackendError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["PlanRunner"]
+__all__ = ["PlanRunner", "plan_buckets"]
+
+_log = logging.getLogger(__name__)
+Profiles = tuple[tuple[int, int, int], ...]
+
+
+def plan_buckets(profiles: Profiles, max_rows: int) -> tuple[int, ...]:
+    """Row counts a plan is run with: powers of two up to its largest batch and ``max_rows``, and the lesser of those.
+
+    Args:
+        profiles: (least, usual, most) rows of each; row counts that none of them takes are left out.
+        max_rows: the stage's largest batch.
+    """
+    sizes = bucket_sizes(min(max_rows, max(most for _, _, most in profiles)))
+    return tuple(rows for rows in sizes if any(least <= rows <= most for least, _, most in profiles))
+
+
+@dataclass
+class _Context:
+    """An execution context for one row count, and where its activations are now."""
+
+    context: trt.IExecutionContext
+    scratch_bytes: int
+    scratch: int = field(default=0)
 
 
 class PlanRunner:
-    """One engine and one execution context, for batches of its first optimization profile.
+    """One engine, and an execution context for each row count that is asked for, made when it is.
+
+    The contexts share one piece of memory for their activations, which is enough because they run on one stream; only
+    what TensorRT keeps from run to run is each context's own.
 
     Args:
-        plan: from :func:`~onfh_runtime.engines.plan_from_onnx`, for this machine's GPU and with its weights in.
+        plan: from :func:`~onfh_runtime.engines.plan_from_onnx`, for the calling thread's GPU.
         flavour: what built it.
+        scratch: given a number of bytes, returns the address of at least so many on the device, aligned to 256 bytes,
+            which stay valid until it is called again or the runner is closed. It is called before every run, and what
+            it returned before may then still be in use by the stream.
+        onnx: the file the plan was built from, when it was built without its weights.
+        runtime_cache: file for the kernels that TensorRT-RTX compiles on this GPU, read now and written as they come.
 
     Raises:
-        BackendError: ``engine_unloadable`` with TensorRT's own words; ``model_unsupported`` for a tensor whose type or
-            shape this runtime does not feed.
+        DeviceMemoryError: ``gpu_out_of_memory``.
+        EngineError: what :func:`~onfh_runtime.engines.opening.engine_from_plan` raises, with TensorRT's own words.
+        BackendError: ``model_unsupported`` for a tensor whose type or shape this runtime does not feed.
     """
 
-    def __init__(self, plan: memoryview | bytes, flavour: Flavour) -> None:
-        self._log = BuildLog(flavour.module)
+    def __init__(
+        self,
+        plan: memoryview | bytes,
+        flavour: Flavour,
+        *,
+        scratch: Callable[[int], int],
+        onnx: Path | None = None,
+        runtime_cache: Path | None = None,
+    ) -> None:
+        self._flavour, self._scratch = flavour, scratch
+        self._contexts: dict[int, _Context] = {}
+        self._cache = RuntimeCache(runtime_cache) if hasattr(flavour.module, "IRuntimeCache") else None
         self._runtime: trt.Runtime | None = None
         self._engine: trt.ICudaEngine | None = None
-        self._context: trt.IExecutionContext | None = None
-        with self._log:
-            self._open(plan, flavour)
+        with BuildLog(flavour.module) as log:
+            self._runtime, self._engine = engine_from_plan(plan, flavour, log, onnx)
+            self.inputs, self.outputs = tensors_of_engine(flavour.module, self._engine)
+            self.profiles: Profiles = profiles_of_engine(self._engine, self.inputs[0].name)
 
-    def enqueue(self, addresses: Mapping[str, int], batch: int, *, stream: int) -> None:
-        """Queue one run on a CUDA stream; nothing is waited for.
-
-        Args:
-            addresses: device address of every input and output, C-contiguous, (batch, ...) as ``inputs`` and
-                ``outputs`` say; they must stay valid until the stream has run.
-            batch: rows, within the plan's first profile.
-            stream: handle of a CUDA stream that is not the default one.
+    def prepare(self, rows: int, *, stream: int) -> None:
+        """Make what a run of so many rows needs: its context, and room for its activations.
 
         Raises:
-            BackendError: ``stage_failed``.
+            BackendError: ``stage_failed``, ``gpu_out_of_memory``; what ``scratch`` raises.
         """
-        if self._context is None:
-            raise BackendError("stage_failed", "The plan was closed and cannot run.", "Open it again.")
-        context: trt.IExecutionContext = self._context
-        with self._log:
-            for spec in self.inputs:
-                if not context.set_input_shape(spec.name, (batch, *spec.shape)):
-                    raise self._log.error("stage_failed", f"The plan takes no batch of {batch}.")
+        held = self._contexts.get(rows)
+        if held is None:
+            with BuildLog(self._flavour.module) as log:
+                held = self._contexts[rows] = self._context_for(rows, stream, log)
+        address = self._scratch(held.scratch_bytes)
+        if address != held.scratch:
+            context: trt.IExecutionContext = held.context
+            context.set_device_memory(address, held.scratch_bytes)
+            held.scratch = address
+
+    def enqueue(self, addresses: Mapping[str, int], rows: int, *, stream: int) -> None:
+        """Queue one run on a CUDA stream; nothing is waited for, but the first run of a row count may take long.
+
+        Args:
+            addresses: device address of every input and output, C-contiguous, (rows, ...) as ``inputs`` and ``outputs``
+                say; they must stay valid until the stream has run.
+            rows: within one of the plan's profiles.
+            stream: handle of a CUDA stream that is not the default one, and always the same.
+
+        Raises:
+            BackendError: ``stage_failed``, ``gpu_out_of_memory``; what ``scratch`` raises.
+        """
+        self.prepare(rows, stream=stream)
+        context: trt.IExecutionContext = self._contexts[rows].context
+        with BuildLog(self._flavour.module) as log:
             for spec in (*self.inputs, *self.outputs):
-                context.set_tensor_address(spec.name, addresses[spec.name])
+                if not context.set_tensor_address(spec.name, addresses[spec.name]):
+                    raise log.error("stage_failed", f"The plan does not take the buffer of {spec.name!r}.")
             if not context.execute_async_v3(stream):
-                raise self._log.error("stage_failed", "The plan could not be queued.")
+                raise refusal(log, "stage_failed", "The plan could not be queued.")
+
+    def capturable(self, rows: int, *, stream: int) -> bool:
+        """Whether a run of so many rows, run once before, may be captured into a CUDA graph, as far as it is known."""
+        context: trt.IExecutionContext = self._contexts[rows].context
+        if hasattr(context, "is_stream_capturable"):
+            return bool(context.is_stream_capturable(stream))
+        return True
+
+    def keep_compiled(self) -> None:
+        """Write what TensorRT-RTX has compiled so far to its cache file, if that is new; other flavours have none."""
+        if self._cache is not None:
+            self._cache.save()
 
     def close(self) -> None:
-        """Release the context, the engine and the runtime, in that order; may be called more than once."""
-        self._context = None
+        """Release the contexts, the engine and the runtime, in that order; may be called more than once."""
+        self._contexts.clear()
+        self._cache = None
         self._engine = None
         self._runtime = None
 
-    def _open(self, plan: memoryview | bytes, flavour: Flavour) -> None:
-        module = flavour.module
-        runtime: trt.Runtime = module.Runtime(self._log.logger)
-        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise self._log.error(
-                "engine_unloadable",
-                f"{flavour.name} {flavour.version} cannot open the plan on this machine.",
-                "Build it again here: a plan is for one GPU and one version.",
-            )
-        context: trt.IExecutionContext | None = engine.create_execution_context()
-        if context is None:
-            raise self._log.error("engine_unloadable", f"{flavour.name} has no room for an execution context.")
-        self._runtime, self._engine, self._context = runtime, engine, context
-        modes: type[trt.TensorIOMode] = module.TensorIOMode
-        types: type[trt.DataType] = module.DataType
-        dtypes: dict[Any, np.dtype[Any]] = {types.FLOAT: np.dtype(np.float32), types.HALF: np.dtype(np.float16)}
-        inputs: list[TensorSpec] = []
-        outputs: list[TensorSpec] = []
-        for index in range(engine.num_io_tensors):
-            name = str(engine.get_tensor_name(index))
-            dims: trt.Dims = engine.get_tensor_shape(name)
-            shape = tuple(int(side) for side in dims[1:])
-            dtype: trt.DataType = engine.get_tensor_dtype(name)
-            if dtype not in dtypes or min(shape, default=1) < 1:
-                raise BackendError(
-                    "model_unsupported", f"The plan's tensor {name!r} has the type {dtype} and the shape {shape}."
-                )
-            spec = TensorSpec(name, shape, dtypes[dtype])
-            (inputs if engine.get_tensor_mode(name) == modes.INPUT else outputs).append(spec)
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+    def _context_for(self, rows: int, stream: int, log: BuildLog) -> _Context:
+        if self._engine is None:
+            raise BackendError("stage_failed", "The plan was closed and cannot run.", "Open it again.")
+        engine: trt.ICudaEngine = self._engine
+        profile = self._profile_for(rows)
+        strategies: type[trt.ExecutionContextAllocationStrategy] = (
+            self._flavour.module.ExecutionContextAllocationStrategy
+        )
+        how: Any = strategies.USER_MANAGED
+        if self._cache is not None:
+            how = self._cache.config_for(self._flavour.module, engine, strategies.USER_MANAGED)
+        made: trt.IExecutionContext | None = engine.create_execution_context(how)
+        if made is None:
+            raise refusal(log, "stage_failed", f"{self._flavour.name} made no execution context for {rows} rows.")
+        context: trt.IExecutionContext = made
+        if not context.set_optimization_profile_async(profile, stream):
+            raise log.error("stage_failed", f"The plan does not take up its profile {profile}.")
+        for spec in self.inputs:
+            if not context.set_input_shape(spec.name, (rows, *spec.shape)):
+                raise log.error("stage_failed", f"The plan takes no batch of {rows}.")
+        need = int(context.update_device_memory_size_for_shapes())
+        need = need or int(engine.get_device_memory_size_for_profile_v2(profile))  # which is the most it can be
+        _log.info("opened a context for %d rows, profile %d, %.1f MB of activations", rows, profile, need / 1e6)
+        return _Context(context, need)
+
+    def _profile_for(self, rows: int) -> int:
+        """The profile whose usual row count is nearest; the narrowest of equals."""
+        fitting = [index for index, (least, _, most) in enumerate(self.profiles) if least <= rows <= most]
+        if not fitting:
+            raise BackendError("stage_failed", f"No profile of the plan takes a batch of {rows}: {self.profiles}.")
+
+        def misfit(index: int) -> tuple[int, int]:
+            least, usual, most = self.profiles[index]
+            return abs(usual - rows), most - least
+
+        return min(fitting, key=misfit)

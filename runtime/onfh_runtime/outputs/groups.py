@@ -128,6 +128,7 @@ def _parameters(result: Result, bundle: Bundle) -> list[str]:
         f"patient_threshold={bundle.patient_rule.threshold}",
         f"slice_threshold={bundle.slice_threshold}",
         f"mask_threshold={bundle.mask_threshold}",
+        f"minimum_component_mm3={bundle.minimum_component_mm3}",
         f"minimum_volume_mm3={bundle.minimum_volume_mm3}",
     ]
 

@@ -103,6 +103,7 @@ def seg_from_mask(
             "backend": result.engine.backend,
             "precision": result.engine.precision,
             "mask_threshold": str(bundle.mask_threshold),
+            "minimum_component_mm3": str(bundle.minimum_component_mm3),
             "minimum_volume_mm3": str(bundle.minimum_volume_mm3),
         },
     )

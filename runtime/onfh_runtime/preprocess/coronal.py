@@ -12,6 +12,8 @@ foot).
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.bundle import Coverage
+from onfh_runtime.cpu import cores
 from onfh_runtime.errors import SeriesError
+from onfh_runtime.preprocess.mask_tables import sparse_taps
 from onfh_runtime.volume import AIR_HU, CoronalStack, Volume, is_tilted, spacing_from_affine, stack_axes
 
 __all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_coronal"]
@@ -117,13 +121,12 @@ def plan_coronal(volume: Volume, slice_spacing_mm: float) -> CoronalPlan:
 
 
 def coronal_stack(volume: Volume, plan: CoronalPlan) -> CoronalStack:
-    """Average the stored slices into the coronal stack, one stored slice at a time.
+    """Average the stored slices into the coronal stack, one stored slice at a time on every core.
 
     Returns:
         The stack, HU float32, canonical orientation; see :class:`CoronalStack`.
     """
     out = np.empty(plan.shape, np.float32)
-    weights = plan.weights.astype(np.float32)
     moved = plan.axes.index(0)
     order = np.arange(volume.voxels.shape[0])[:: -1 if plan.flips[moved] else 1]
     if plan.tilted:
@@ -134,12 +137,20 @@ def coronal_stack(volume: Volume, plan: CoronalPlan) -> CoronalStack:
     elif moved == 0:
         for target in range(plan.shape[0]):
             total = np.zeros(plan.shape[1:], np.float32)
-            for plane in np.flatnonzero(weights[target]):
-                total += weights[target, plane] * _in_plane(volume.hounsfield(int(order[plane])), plan)
+            for plane in np.flatnonzero(plan.weights[target]):
+                weight = np.float32(plan.weights[target, plane])
+                total += weight * _in_plane(volume.hounsfield(int(order[plane])), plan)
             out[target] = total
     else:
-        for target, source in enumerate(order):
-            np.matmul(weights, _in_plane(volume.hounsfield(int(source)), plan), out=_plane_of(out, moved, target))
+        first, weights = sparse_taps(plan.weights)
+
+        def average(target: int) -> None:
+            _average_planes(
+                _in_plane(volume.hounsfield(int(order[target])), plan), first, weights, _plane_of(out, moved, target)
+            )
+
+        with ThreadPoolExecutor(cores(), "onfh-stack") as pool:
+            deque(pool.map(average, range(len(order))), 0)
     return CoronalStack(out, plan.affine)
 
 
@@ -157,14 +168,19 @@ def mask_to_volume(mask: NDArray[np.uint8], plan: CoronalPlan, volume: Volume) -
     Returns:
         uint8, the shape of ``volume.voxels``.
     """
-    planes = np.zeros((len(plan.slab_of_plane), *plan.shape[1:]), np.uint8)
-    inside = plan.slab_of_plane >= 0
-    planes[inside] = mask[plan.slab_of_plane[inside]]
-    if plan.tilted:
-        rows = np.rint(plan.offset[:, None] + np.arange(len(volume.voxels))).astype(np.intp)
-        planes = np.take_along_axis(planes, rows[:, :, None], axis=1)
-    flipped = np.flip(planes, tuple(axis for axis, flip in enumerate(plan.flips) if flip))
-    return np.ascontiguousarray(np.transpose(flipped, np.argsort(plan.axes)))
+    result = np.zeros(volume.voxels.shape, np.uint8)
+    flipped = np.transpose(result, plan.axes)
+    planes = np.flip(flipped, tuple(axis for axis, flip in enumerate(plan.flips) if flip))
+    marked = [slab.any() for slab in mask]  # few slabs are, and what is not written need not be touched
+    for plane, slab in enumerate(plan.slab_of_plane):
+        if slab < 0 or not marked[slab]:
+            continue
+        if plan.tilted:
+            rows = np.rint(plan.offset[plane] + np.arange(len(volume.voxels))).astype(np.intp)
+            planes[plane] = mask[slab, rows]
+        else:
+            planes[plane] = mask[slab]
+    return result
 
 
 def head_box(stack: CoronalStack, heads: tuple[_Sphere, ...], coverage: Coverage) -> tuple[slice, slice, slice]:
@@ -240,6 +256,17 @@ def _stack_tilted(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], o
     measured = reached >= MOSTLY_MEASURED
     out /= np.where(measured, reached, 1)[:, :, None]
     out[~measured] = AIR_HU
+
+
+def _average_planes(
+    image: NDArray[np.float32], first: NDArray[np.int32], weights: NDArray[np.float32], out: NDArray[np.float32]
+) -> None:
+    """A slab's row is a weighted sum of a few rows of the image: far fewer products than a matrix has."""
+    np.multiply(image[first], weights[:, :1], out=out)
+    for tap in range(1, weights.shape[1]):
+        rows = image[first + tap]
+        rows *= weights[:, tap : tap + 1]
+        out += rows
 
 
 def _span(weights: NDArray[np.float64]) -> slice:

@@ -1,4 +1,4 @@
-"""A real Triton server on this machine, and TLS in front of it."""
+"""A real Triton server on this machine, and TLS in front of it; TensorRT-RTX, which needs no GPU to build."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ import pytest
 from onfh_export.triton_repository import write_triton_repository  # noqa: TID251 - the repository is the exporter's
 from onfh_runtime.bundle import load_bundle
 from onfh_runtime.cli.infer import demo_bundle
+from onfh_runtime.engines import flavour
+from onfh_runtime.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMES = ("http", "grpc")
@@ -53,6 +55,15 @@ def installed():
     said = subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True).stdout
     packages, *rest = json.loads(said)
     return Installed(python, Path(packages), *rest)
+
+
+@pytest.fixture(scope="session")
+def rtx():
+    """The TensorRT-RTX flavour."""
+    try:
+        return flavour("tensorrt-rtx")
+    except MissingExtraError as error:
+        return absent(str(error))
 
 
 class Server:

@@ -231,7 +231,7 @@ def test_frames_are_decoded_by_several_threads(write_ct, monkeypatch):
     pytest.importorskip("imagecodecs")
     values = picture(0, 12, count=12)
     written = compressed(write_ct, JPEG2000Lossless, values, 0, 12)
-    monkeypatch.setattr("onfh_runtime.dicom.decode._cores", lambda: 3)
+    monkeypatch.setattr("onfh_runtime.dicom.decode.cores", lambda: 3)
     meet, seen = threading.Barrier(3, timeout=20), set()
     whole = under_test.decode_frame
 
