@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ __all__ = ["Match", "match"]
 Points = NDArray[np.float64]
 
 TEMPLATE_RADIUS_MM = 23.0
-SCALES = (0.87, 1.0, 1.13)
-"""Sizes of hip that are tried: head radii of 20, 23 and 26 mm; climbing goes on from the best."""
+SCALES = (0.87, 1.13)
+"""Sizes of hip that are tried beside the template's own: head radii of 20 and 26 mm; climbing goes on from the best."""
 LEAST_SCALE, MOST_SCALE = 0.75, 1.3
 LATTICE_MM = 6.0
 REACH_MM = 43.0
@@ -63,25 +64,33 @@ class _Correlator:
 
     def __init__(self, volume: WorkingGrid) -> None:
         self._inverse = np.linalg.inv(volume.affine)
-        self._flat, self._shape = clipped(volume, times=2).hu.ravel(), np.array(volume.hu.shape)
-        self._measured = volume.hu.ravel() > NEVER_MEASURED_HU
+        measured = volume.hu > NEVER_MEASURED_HU
+        # One voxel of nothing around: whatever lies outside is moved there, and never measured.
+        self._values = np.pad(clipped(volume, times=2).hu * measured, 1)
+        self._measured = np.pad(measured, 1)
         self._lattice, self._template = _template()
+        self._squared = self._template**2
 
     def best(self, centres: Points, scale: float) -> Match:
         """The best of (n, 3) centres."""
         linear, first = self._inverse[:3, :3].T, self._inverse[:3, 3]
-        voxels = (self._lattice * scale) @ linear + (centres @ linear + first)[:, None]
-        index = np.rint(voxels).astype(np.int32)
-        inside = ((index >= 0) & (index < self._shape)).all(axis=2)
-        s, r, c = np.moveaxis(np.clip(index, 0, self._shape - 1), 2, 0)
-        flat = (s * self._shape[1] + r) * self._shape[2] + c
-        mask = (inside & self._measured[flat]).astype(np.float64)
-        values = self._flat[flat] * mask
+        lattice, places = (self._lattice * scale) @ linear, centres @ linear + first
+        index: Any = 0
+        for axis, count in enumerate(self._values.shape):
+            at = lattice[:, axis] + places[:, axis, None]
+            np.rint(at, out=at)
+            np.clip(at, -1, count - 2, out=at)
+            at += 1
+            index = index * count + at
+        index = index.astype(np.intp)
+        mask = self._measured.ravel().take(index).astype(np.float64)
+        values = self._values.ravel().take(index).astype(np.float64)
         count = np.maximum(mask.sum(axis=1), 1)[:, None]
         total, total_t = values.sum(axis=1)[:, None], mask @ self._template
         cross = values @ self._template - total * total_t / count
-        spread = (values**2).sum(axis=1)[:, None] - total**2 / count
-        spread_t = mask @ self._template**2 - total_t**2 / count
+        np.square(values, out=values)
+        spread = values.sum(axis=1)[:, None] - total**2 / count
+        spread_t = mask @ self._squared - total_t**2 / count
         scores = cross / np.sqrt(np.maximum(spread * spread_t, 1e-6))
         overlap = count[:, 0] / len(self._lattice)
         scores[overlap < LEAST_OVERLAP] = -1

@@ -7,8 +7,10 @@ sphere to edges along rays. Points are LPS mm unless a name says voxels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +58,9 @@ class WorkingGrid:
     def voxels(self, points: Points) -> Points:
         """(..., 3) LPS mm to voxel coordinates."""
         inverse = np.linalg.inv(self.affine)
-        result: Points = points @ inverse[:3, :3].T + inverse[:3, 3]
+        flat = points.reshape(-1, 3) @ inverse[:3, :3].T  # one product, where a stack would be many small ones
+        flat += inverse[:3, 3]
+        result: Points = flat.reshape(points.shape)
         return result
 
 
@@ -119,17 +123,32 @@ def smooth(volume: Floats, times: int = 1) -> Floats:
 
 def sample(volume: Floats, voxels: NDArray[np.floating]) -> Floats:
     """Trilinear interpolation at (..., 3) voxel coordinates; coordinates outside are moved to the border."""
-    last = np.array(volume.shape) - 1
-    at = np.clip(voxels, 0, last).astype(np.float32)
-    low = np.minimum(at.astype(np.intp), np.maximum(last - 1, 0))
-    f, (a, b, c) = at - low, np.where(last > 0, np.array([volume.shape[1] * volume.shape[2], volume.shape[2], 1]), 0)
     flat = np.ascontiguousarray(volume).ravel()
-    base = (low[..., 0] * volume.shape[1] + low[..., 1]) * volume.shape[2] + low[..., 2]
+    steps = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
+    base: Any = 0
+    share, beyond = [], []  # of each axis: how far behind the voxel before it, and where the voxel behind it is
+    for axis, (count, step) in enumerate(zip(volume.shape, steps, strict=True)):
+        at = np.clip(voxels[..., axis], 0, count - 1).astype(np.float32)
+        low = np.minimum(at.astype(np.intp), max(count - 2, 0))
+        share.append(at - low)
+        beyond.append(step if count > 1 else 0)
+        base = base + low * step
+    before = [1 - each for each in share]
     faces = []
-    for offset in (0, a):
-        edges = [flat[base + offset + k] * (1 - f[..., 2]) + flat[base + offset + k + c] * f[..., 2] for k in (0, b)]
-        faces.append(edges[0] * (1 - f[..., 1]) + edges[1] * f[..., 1])
-    result: Floats = faces[0] * (1 - f[..., 0]) + faces[1] * f[..., 0]
+    for offset in (0, beyond[0]):
+        edges = []
+        for corner in (offset, offset + beyond[1]):
+            edge = flat[corner:].take(base) * before[2]
+            edge += flat[corner + beyond[2] :].take(base) * share[2]
+            edges.append(edge)
+        edges[0] *= before[1]
+        edges[1] *= share[1]
+        edges[0] += edges[1]
+        faces.append(edges[0])
+    faces[0] *= before[0]
+    faces[1] *= share[0]
+    faces[0] += faces[1]
+    result: Floats = faces[0]
     return result
 
 
@@ -154,11 +173,7 @@ def hough_peaks(grid: WorkingGrid, count: int) -> Points:
     if min(grid.hu.shape) < 5:
         return np.empty((0, 3))
     volume = clipped(grid, times=1).hu
-    votes = np.zeros(volume.size)
-    where, normal, weight = _valleys(volume)
-    for sign in (1, -1):
-        _vote(votes, volume.shape, where, sign * normal, weight, VALLEY_RADII_MM, grid.spacing)
-    field = smooth(votes.reshape(volume.shape).astype(np.float32), 2)
+    field = smooth(_votes(volume.shape, *_valleys(volume), grid.spacing), 2)
     reach = round(12 / grid.spacing)
     peaks = []
     for _ in range(count):
@@ -170,33 +185,35 @@ def hough_peaks(grid: WorkingGrid, count: int) -> Points:
     return grid.points(np.array(peaks, np.float64).reshape(-1, 3))
 
 
-def _vote(
-    votes: NDArray[np.float64],
-    shape: tuple[int, ...],
-    where: Floats,
-    normal: Floats,
-    weight: Floats,
-    radii: tuple[int, ...],
-    spacing: float,
-) -> None:
-    for radius in radii:
-        target = np.rint(where + normal * np.float32(radius / spacing)).astype(np.int32)
-        inside = ((target >= 0) & (target < np.array(shape))).all(axis=1)
-        s, r, c = target[inside].T
-        # A sphere of twice the radius has four times the voxels; 1/r weighs against large radii without drowning them.
-        share = weight[inside] * np.float32(LEAST_RADIUS_MM / radius)
-        votes += np.bincount((s * shape[1] + r) * shape[2] + c, share, votes.size)
+def _votes(shape: tuple[int, ...], where: Floats, normal: Floats, weight: Floats, spacing: float) -> Floats:
+    """What every voxel of a volume gets from the valleys whose normals meet in it, of ``shape``."""
+    radii = np.array(VALLEY_RADII_MM, np.float64)
+    steps = np.concatenate([radii, -radii])[:, None] / spacing
+    # A sphere of twice the radius has four times the voxels; 1/r weighs against large radii without drowning them.
+    shares = np.tile(LEAST_RADIUS_MM / radii, 2)[:, None].astype(np.float32) * weight
+    inside: Any = True
+    target: Any = 0
+    for count, start, along in zip(shape, where.T, normal.T, strict=True):
+        at = np.rint(start + along * steps.astype(np.float32)).astype(np.int32)
+        inside = inside & (at >= 0) & (at < count)
+        target = target * count + at
+    # The sums are exact in float64, in whatever order: shares are float32, and none is small beside another.
+    votes = np.bincount(target[inside], shares[inside], math.prod(shape))
+    return votes.astype(np.float32).reshape(shape)
 
 
 def _valleys(volume: Floats) -> tuple[Floats, Floats, Floats]:
     """Voxels of dark sheets between bones: (n, 3) voxels, (n, 3) unit normals, (n,) weights 0 to 1."""
     centre = volume[1:-1, 1:-1, 1:-1]
     second = (
-        np.diff(volume, 2, axis=0)[:, 1:-1, 1:-1],
-        np.diff(volume, 2, axis=1)[1:-1, :, 1:-1],
-        np.diff(volume, 2, axis=2)[1:-1, 1:-1, :],
+        np.diff(volume[:, 1:-1, 1:-1], 2, axis=0),
+        np.diff(volume[1:-1, :, 1:-1], 2, axis=1),
+        np.diff(volume[1:-1, 1:-1, :], 2, axis=2),
     )
-    at = np.nonzero((second[0] + second[1] + second[2] > VALLEY_HU) & (centre > -60) & (centre < 450))
+    sheet = second[0] + second[1] + second[2] > VALLEY_HU
+    sheet &= centre > -60
+    sheet &= centre < 450
+    at = np.unravel_index(np.flatnonzero(sheet), sheet.shape)
     where = np.stack(at, axis=1) + 1
     flat, stride = volume.ravel(), (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
     base = where @ np.array(stride)
@@ -211,7 +228,8 @@ def _valleys(volume: Floats) -> tuple[Floats, Floats, Floats]:
     power = hessian + (np.abs(hessian).sum(axis=(1, 2)) / 3)[:, None, None] * np.eye(3, dtype=np.float32)
     for _ in range(3):
         power = power @ power
-        power /= np.abs(power).max(axis=(1, 2))[:, None, None] + np.float32(1e-9)
+        largest = reduce(np.maximum, np.abs(power).reshape(-1, 9).T)
+        power /= largest[:, None, None] + np.float32(1e-9)
     column = np.argmax(np.einsum("nii->ni", power), axis=1)
     normal = power[np.arange(len(where)), :, column]
     normal /= np.linalg.norm(normal, axis=1)[:, None] + np.float32(1e-9)
@@ -230,6 +248,8 @@ RAYS = 400
 RAY_STEP_MM = 1.0
 WEAKEST_EDGE = 6.0
 """HU per mm; a fall of bone into cartilage, blurred by 3 mm voxels, is 10 to 60."""
+STEEPEST_EDGE = 40.0
+"""HU per mm, from which on an edge counts no more."""
 MOST_DRIFT_MM = 12.0
 START_RADII_MM = (21.0, 24.0, 27.0)
 METAL_LIKE_HU = 1300.0
@@ -254,8 +274,9 @@ def fit_sphere(surroundings: WorkingGrid, centre: Points) -> tuple[Points, float
         Centre in LPS mm, radius in mm, and the share of rays that end near that sphere.
     """
     rays = fibonacci_sphere(RAYS)
-    metal: NDArray[np.bool_] = np.greater(smooth((surroundings.hu > METAL_LIKE_HU).astype(np.float32)), 0)
-    plain = np.where(metal, np.float32(INSIDE_HU), surroundings.hu)
+    plain, metal = surroundings.hu, surroundings.hu > METAL_LIKE_HU
+    if metal.any():
+        plain = np.where(smooth(metal.astype(np.float32)) > 0, np.float32(INSIDE_HU), plain)
     local = clipped(WorkingGrid(plain, surroundings.affine, surroundings.spacing), times=1)
     fits = [_fit_from(local, rays, centre, start) for start in START_RADII_MM]
     centre, radius, support = max(fits, key=lambda fit: fit[2])
@@ -272,14 +293,16 @@ def _fit_from(
     local: WorkingGrid, rays: NDArray[np.float64], start: Points, radius: float
 ) -> tuple[Points, float, float]:
     radii = np.arange(8, 40, RAY_STEP_MM)
-    begin, centre, support = start, start, 0.0
+    begin, centre = start, start
     for width in (6.0, 5.0, 4.0, 3.0, 2.5, 2.0):
-        along = local.voxels(centre + rays[:, None, :] * radii[:, None])
+        # Further from the expected radius even the steepest edge counts for less than the weakest.
+        reach = width * math.sqrt(2 * math.log(STEEPEST_EDGE / WEAKEST_EDGE)) + RAY_STEP_MM
+        shells = radii[(radii >= radius - reach - RAY_STEP_MM) & (radii <= radius + reach + RAY_STEP_MM)]
+        along = local.voxels(centre + rays[:, None, :] * shells[:, None])
         profile = sample(local.hu, along)
-        known: NDArray[np.bool_] = np.all((along >= -0.5) & (along <= np.array(local.hu.shape) - 0.5), axis=2)
-        fall = np.where(known[:, 2:], (profile[:, :-2] - profile[:, 2:]) / (2 * RAY_STEP_MM), 0)
-        middle = radii[1:-1]
-        near = np.minimum(fall, 40) * np.exp(-0.5 * ((middle - radius) / width) ** 2)
+        fall = np.where(_inside(along[:, 2:], local), (profile[:, :-2] - profile[:, 2:]) / (2 * RAY_STEP_MM), 0)
+        middle = shells[1:-1]
+        near = np.minimum(fall, STEEPEST_EDGE) * np.exp(-0.5 * ((middle - radius) / width) ** 2)
         best = near.argmax(axis=1)
         weight = near[np.arange(RAYS), best]
         weight = np.where(weight > WEAKEST_EDGE, weight, 0)
@@ -289,10 +312,20 @@ def _fit_from(
         # The ridge on the centre keeps a head that shows only one side from sliding away along the unseen direction.
         normal = design.T @ (design * weight[:, None]) + np.diag([0.1, 0.1, 0.1, 0]) * weight.sum()
         change = np.linalg.solve(normal, design.T @ (weight * (middle[best] - radius)))
+        seen_from = centre
         centre = centre + np.clip(change[:3], -4, 4)
         radius = float(np.clip(radius + change[3], LEAST_RADIUS_MM, MOST_RADIUS_MM))
         drift = float(np.linalg.norm(centre - begin))
         if drift > MOST_DRIFT_MM:
             centre = begin + (centre - begin) * (MOST_DRIFT_MM / drift)
-        support = float(weight.sum() / (40 * max(int(np.count_nonzero(known[:, -1])), RAYS // 4)))
-    return centre, radius, support
+    known = int(np.count_nonzero(_inside(local.voxels(seen_from + rays * radii[-1]), local)))
+    return centre, radius, float(weight.sum() / (STEEPEST_EDGE * max(known, RAYS // 4)))
+
+
+def _inside(voxels: Points, grid: WorkingGrid) -> NDArray[np.bool_]:
+    """Which of (..., 3) voxel coordinates lie in a voxel of the grid."""
+    inside: NDArray[np.bool_] = np.ones(voxels.shape[:-1], np.bool_)
+    for axis, count in enumerate(grid.hu.shape):
+        at = voxels[..., axis]
+        inside &= (at >= -0.5) & (at <= count - 0.5)
+    return inside

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onfh_runtime.bundle import Coverage
 from onfh_runtime.cpu import cores
 from onfh_runtime.errors import SeriesError
-from onfh_runtime.preprocess.mask_tables import sparse_taps
+from onfh_runtime.preprocess.taps import sparse_taps
 from onfh_runtime.volume import AIR_HU, CoronalStack, Volume, is_tilted, spacing_from_affine, stack_axes
 
 __all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_coronal"]

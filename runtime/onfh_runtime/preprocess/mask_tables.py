@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.preprocess.stage_input import Letterbox
+from onfh_runtime.preprocess.taps import sparse_taps
 
-__all__ = ["MaskTables", "mask_tables", "sparse_taps"]
+__all__ = ["MaskTables", "mask_tables"]
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,3 @@ def mask_tables(tables: Letterbox) -> MaskTables:
             [first_row, first_column, row_weights.reshape(-1).view(np.int32), column_weights.reshape(-1).view(np.int32)]
         ),
     )
-
-
-def sparse_taps(matrix: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The stretch of each row of a matrix that holds all its non-zeros.
-
-    Args:
-        matrix: (outputs, inputs) float64.
-
-    Returns:
-        Where the stretch begins, (outputs,) int32, and its values, (outputs, longest stretch) float32. Every stretch is
-        as long as the longest and lies within the inputs.
-    """
-    inputs = matrix.shape[1]
-    used = matrix != 0
-    first, last = used.argmax(axis=1), inputs - 1 - used[:, ::-1].argmax(axis=1)
-    taps = int(np.where(used.any(axis=1), last - first + 1, 1).max())
-    first = np.minimum(first, inputs - taps)
-    values = np.take_along_axis(matrix, first[:, None] + np.arange(taps), axis=1)
-    return first.astype(np.int32), values.astype(np.float32)

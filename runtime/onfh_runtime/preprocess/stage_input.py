@@ -8,12 +8,18 @@ there is air.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.bundle import StageInput, Window
+from onfh_runtime.cpu import cores
+from onfh_runtime.preprocess.taps import sparse_taps, weighted_rows
 from onfh_runtime.volume import AIR_HU, CoronalStack
 
 __all__ = ["Letterbox", "letterbox", "map_to_stack", "mask_to_input", "resample_matrix", "stage_input"]
@@ -79,41 +85,62 @@ def resample_matrix(outputs: int, output_mm: float, inputs: int, input_mm: float
 
 
 def stage_input(stack: CoronalStack, spec: StageInput) -> NDArray[np.float32]:
-    """A stage's input for every slice of the stack.
+    """A stage's input for every slice of the stack, its slices shared out among every core.
 
     Returns:
         (slices, channels, height, width) float32, normalised: (windowed value in 0..1 - mean) / std.
     """
     tables = letterbox(stack.hu.shape[1:], stack.spacing_mm[1:], spec)
-    rows, columns = tables.rows.astype(np.float32), tables.columns.T.astype(np.float32)
     outside = 1 - np.outer(tables.rows.sum(axis=1), tables.columns.sum(axis=1)).astype(np.float32)
     out = np.empty((len(stack.hu), len(spec.windows), *spec.size), np.float32)
-    scaled = np.empty((len(stack.hu), *spec.size), np.float32)
-    done: Window | None = None
-    for channel, (window, mean, std) in enumerate(zip(spec.windows, spec.mean, spec.std, strict=True)):
-        if window != done:
-            _scale_windowed(stack.hu, window, rows, columns, outside, out=scaled)
-            done = window
-        np.subtract(scaled, np.float32(mean), out=out[:, channel])
-        out[:, channel] /= np.float32(std)
+
+    def fill(part: slice) -> None:
+        scale = _Scaler(tables.rows, tables.columns)
+        scaled = np.empty(spec.size, np.float32)
+        for image, channels in zip(stack.hu[part], out[part], strict=True):
+            done: Window | None = None
+            for channel, window, mean, std in zip(channels, spec.windows, spec.mean, spec.std, strict=True):
+                if window != done:
+                    scale(_windowed(image, window), out=scaled)
+                    scaled += _windowed(np.float32(AIR_HU), window) * outside
+                    done = window
+                np.subtract(scaled, np.float32(mean), out=channel)
+                channel /= np.float32(std)
+
+    _over_cores(fill, len(out))
     return out
 
 
-def _scale_windowed(
-    hu: NDArray[np.float32],
-    window: Window,
-    rows: NDArray[np.float32],
-    columns: NDArray[np.float32],
-    outside: NDArray[np.float32],
-    *,
-    out: NDArray[np.float32],
-) -> None:
-    low = window.center - window.width / 2
-    air = np.float32(np.clip((AIR_HU - low) / window.width, 0, 1)) * outside
-    for index, image in enumerate(hu):
-        windowed = np.clip((image - np.float32(low)) * np.float32(1 / window.width), 0, 1)
-        np.matmul(rows @ windowed, columns, out=out[index])
-        out[index] += air
+class _Scaler:
+    """Product of images with one small matrix per axis, in buffers of its own: one for each thread."""
+
+    def __init__(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
+        self._rows, self._columns = sparse_taps(rows), sparse_taps(columns)
+        tall, wide = (len(rows), columns.shape[1]), (len(columns), len(rows))
+        self._tall, self._tall_spare = np.empty(tall, np.float32), np.empty(tall, np.float32)
+        self._turned = np.empty(tall[::-1], np.float32)
+        self._wide, self._wide_spare = np.empty(wide, np.float32), np.empty(wide, np.float32)
+
+    def __call__(self, image: NDArray[np.float32], *, out: NDArray[np.float32]) -> None:
+        """Scale (rows, columns) float32 to ``out``, (height, width)."""
+        weighted_rows(image, self._rows, self._tall, self._tall_spare)
+        self._turned[:] = self._tall.T
+        weighted_rows(self._turned, self._columns, self._wide, self._wide_spare)
+        out[:] = self._wide.T
+
+
+def _windowed(hu: Any, window: Window) -> Any:
+    """HU, an array or a number, to 0..1, float32."""
+    value = hu - np.float32(window.center - window.width / 2)
+    value *= np.float32(1 / window.width)
+    return np.clip(value, 0, 1, out=value if isinstance(value, np.ndarray) else None)
+
+
+def _over_cores(work: Callable[[slice], None], count: int) -> None:
+    """Do ``work`` on 0 to ``count``, a stretch for each core."""
+    edges = [count * k // cores() for k in range(cores() + 1)]
+    with ThreadPoolExecutor(cores(), "onfh-input") as pool:
+        deque(pool.map(work, map(slice, edges[:-1], edges[1:])), 0)
 
 
 def mask_to_input(mask: NDArray[np.floating], tables: Letterbox) -> NDArray[np.float32]:
@@ -124,5 +151,12 @@ def mask_to_input(mask: NDArray[np.floating], tables: Letterbox) -> NDArray[np.f
 
 def map_to_stack(values: NDArray[np.float32], tables: Letterbox) -> NDArray[np.float32]:
     """A stage's (slices, height, width) map resampled to the stack's (slices, rows, columns), float32."""
-    rows, columns = tables.back_rows.astype(np.float32), tables.back_columns.T.astype(np.float32)
-    return np.asarray(rows @ values @ columns, np.float32)
+    out = np.empty((len(values), len(tables.back_rows), len(tables.back_columns)), np.float32)
+
+    def fill(part: slice) -> None:
+        scale = _Scaler(tables.back_rows, tables.back_columns)
+        for each, target in zip(values[part], out[part], strict=True):
+            scale(each, out=target)
+
+    _over_cores(fill, len(out))
+    return out
