@@ -29,7 +29,7 @@ $(VENV)/runtime: $(VENV)/created setup.py pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/runtime
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) --editable '.[codecs,dev,evaluate,export,rtx,triton]'
+	$(PIP) --editable '.[codecs,dev,evaluate,export,listen,rtx,triton]'
 	$(PIP) --no-deps tensorrt-stubs
 	@touch $@
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-TOOLS = ("g++", "dciodvfy", "storescu", "Orthanc", "chromium", "chromedriver")
+TOOLS = ("g++", "dciodvfy", "openssl", "storescp", "storescu", "Orthanc", "chromium", "chromedriver")
 """Debian tools that some tests drive; those tests skip with a reason where a tool is absent."""
 
 PACKAGES = ("dcmqi",)

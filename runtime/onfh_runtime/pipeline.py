@@ -154,6 +154,17 @@ class Pipeline:
         self._finish(series)
         return self._analysed(series)
 
+    def open(self) -> Engine:
+        """Open both stages now instead of with the first series, and say what computes.
+
+        Raises:
+            UsageError: there is no such backend.
+            MissingExtraError: what the backend needs is not installed.
+            BundleError: the bundle lacks what the backend needs.
+            BackendError: a stage cannot be loaded.
+        """
+        return self._open().engine
+
     def close(self) -> None:
         """Release both stages; may be called more than once."""
         if self._compute is not None and not isinstance(self._compute, OnfhError):

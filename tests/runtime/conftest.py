@@ -229,8 +229,16 @@ class Browser:
         return [entry for entry in log if "Multiple readback operations" not in entry["message"]]
 
 
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The browser, on an empty page afterwards: a page of one test must not go on in the next."""
+    yield chromium
+    chromium.call("POST", "/url", {"url": "about:blank"})
+    chromium.errors()
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     for tool, path in (("chromium", CHROMIUM), ("chromedriver", DRIVER)):
         if path is None:
             pytest.skip(f"{tool} is not installed")

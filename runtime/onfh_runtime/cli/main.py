@@ -29,6 +29,7 @@ SUMMARIES = {
     "export": "turn two trained stages into a bundle",
     "train": "train both stages from a folder of labelled series",
     "evaluate": "hold predictions against labelled cases: tables with confidence intervals, and a page",
+    "listen": "receive CT series as a DICOM node, analyse them and send the answers on",
     "calibrate": "freeze a threshold on validation cases, into a new version of a bundle",
 }
 """One line for each command of this distribution, so that ``onfh --help`` imports none of them."""

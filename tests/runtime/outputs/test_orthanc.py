@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from scanner import dcmtk
 
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.infer import infer
@@ -122,7 +123,7 @@ def send(orthanc: Orthanc) -> Send:
     def store(paths: list[Path]) -> dict[str, str]:
         before = set(orthanc.json("instances"))
         done = subprocess.run(
-            ["storescu", "-R", "-aet", _AET, "127.0.0.1", str(orthanc.dicom), *map(str, paths)],
+            [dcmtk("storescu"), "-R", "-aet", _AET, "127.0.0.1", str(orthanc.dicom), *map(str, paths)],
             capture_output=True,
             text=True,
         )

@@ -1,0 +1,1 @@
+"""The scanner-side node: images in, answers out, nothing lost."""

@@ -1,0 +1,250 @@
+"""The results of one series on disk: written as ``onfh infer`` writes them, and true for the study as it grows.
+
+A late image makes a series' next generation. Its result takes the place of the earlier one and names it: ``supersedes``
+is the SOP Instance UID of the earlier report (``sr.dcm``). A result that says the same of the same images keeps its
+UIDs, so one that is written again after a crash supersedes nothing. For that, what came before is noted in
+``.listen.json`` of the series' folder before anything of it is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from onfh_runtime.analysis import Analysis, software
+from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.dicom import Candidate, Skipped
+from onfh_runtime.dicom.choice import preference
+from onfh_runtime.dicom.header import codes, read_header
+from onfh_runtime.errors import SeriesError
+from onfh_runtime.infer import series_entry, skipped_entry
+from onfh_runtime.listen.config import Destination, Route
+from onfh_runtime.listen.records import NewDelivery, SeriesRow
+from onfh_runtime.outputs.anonymous import anonymised
+from onfh_runtime.outputs.files import ensure_writable, write_atomically
+from onfh_runtime.outputs.series_folder import folder_name, series_folder, to_json, write_series, write_study
+from onfh_runtime.result import Result, SeriesEntry, Study
+
+__all__ = ["Results", "SeriesResults", "deliveries_of"]
+
+MEMORY = ".listen.json"
+
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_WRITERS = ("html_report", "secondary_capture", "seg", "sr")
+"""Imported now rather than when the first patient waits: they take a second."""
+
+_KINDS = {"sr": "sr.dcm", "seg": "seg.dcm", "sc": "secondary-capture/*.dcm"}
+"""What a destination may take -> the files of a result's folder."""
+
+
+class _Memory(BaseModel):
+    """``.listen.json``. Keys are parts, "" for a series that was not split.
+
+    ``earlier`` holds, of the generation before, the UID of its report and what that one superseded; ``preference`` what
+    the series is sorted by among those of its study, for the bundle it was answered with.
+    """
+
+    generation: int
+    earlier: dict[str, tuple[str, str | None]]
+    bundle: str
+    preference: dict[str, list[float | str]]
+
+
+class Results:
+    """The folder of all results.
+
+    Args:
+        root: made when missing.
+        bundle: what computes them.
+    """
+
+    def __init__(self, root: Path, bundle: LoadedBundle) -> None:
+        self.root, self._bundle = root, bundle
+        for name in _WRITERS:
+            import_module(f"onfh_runtime.outputs.{name}")
+
+    def of(self, row: SeriesRow, route: Route) -> SeriesResults:
+        """Where the results of one generation of a series go; nothing is changed yet."""
+        return SeriesResults(self.root, self._bundle, row, route)
+
+
+@dataclass
+class SeriesResults:
+    """The results of one generation of a series: :meth:`write` for each part, then :meth:`finish`.
+
+    All methods raise OutputError when the folder cannot be written.
+    """
+
+    root: Path
+    bundle: LoadedBundle
+    row: SeriesRow
+    route: Route
+    entries: list[SeriesEntry] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the series; one without any result has none."""
+        return self.root / folder_name(self.row.study_uid) / folder_name(self.row.series_uid)
+
+    def remember(self, candidates: Sequence[Candidate]) -> None:
+        """Note what the results of these candidates will take the place of, and their rank in the study."""
+        before = _memory(self.folder)
+        if before is not None and before.generation == self.row.generation:
+            earlier = before.earlier
+        else:
+            earlier = _reports(self.folder) or (before.earlier if before is not None else {})
+        ranks = {_key(c.part): list(preference(c, self.bundle.content.series)) for c in candidates}
+        memory = _Memory(generation=self.row.generation, earlier=earlier, bundle=self.bundle.sha256, preference=ranks)
+        if candidates:
+            ensure_writable(self.folder)
+            write_atomically(self.folder / MEMORY, memory.model_dump_json().encode())
+
+    def write(self, analysis: Analysis) -> Analysis:
+        """Write one part; what it supersedes and whether it is its study's preferred result are filled in."""
+        candidate = analysis.candidate
+        if self.route.anonymous:
+            analysis = anonymised(analysis)
+        memory = _memory(self.folder)
+        earlier = _earlier(memory, analysis.result.part)
+        preferred = analysis.result.status == "succeeded" and self._is_best(candidate.part, memory)
+        supersedes = earlier[0] if earlier is not None else None
+        written = self._write(analysis.replace(preferred=preferred, supersedes=supersedes))
+        folder = series_folder(self.root, written.result)
+        if earlier is not None and _report_uid(folder) == earlier[0]:  # it is that result, once more
+            written = self._write(analysis.replace(preferred=preferred, supersedes=earlier[1]))
+        entry = series_entry(
+            written.result, self._described(candidate), folder.relative_to(self.root / folder_name(self.row.study_uid))
+        )
+        self.entries = [other for other in self.entries if other.part != entry.part] + [entry]
+        if folder not in self.folders:
+            self.folders.append(folder)
+        return written
+
+    def finish(self, skipped: Iterable[Skipped]) -> None:
+        """Take away parts that are no more, and bring ``study.json`` up to date."""
+        if not self.folders and self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        for part in self.folder.glob("part-*"):
+            if part not in self.folders:
+                shutil.rmtree(part, ignore_errors=True)
+        others = [replace(other, description="") if self.route.anonymous else other for other in skipped]
+        entries = (*self.entries, *map(skipped_entry, others))
+        if entries:
+            write_study(self.root, Study(study_instance_uid=self.row.study_uid, series=entries, software=software()))
+            self._settle_preferred()
+
+    def _write(self, analysis: Analysis) -> Analysis:
+        return write_series(self.root, analysis, self.bundle, secondary_capture=self.route.secondary_capture)
+
+    def _described(self, candidate: Candidate) -> Candidate:
+        return replace(candidate, description="") if self.route.anonymous else candidate
+
+    def _is_best(self, part: int | None, memory: _Memory | None) -> bool:
+        """Whether no other success of the study ranks before this part."""
+        study = self._study()
+        others = [entry for entry in study.series if entry.series_instance_uid != self.row.series_uid] if study else []
+        rivals = [*others, *(entry for entry in self.entries if entry.part != part)]
+        own = self._rank_in(memory, part)
+        return all(own < self._rank(entry) for entry in rivals if entry.outcome == "succeeded")
+
+    def _settle_preferred(self) -> None:
+        """Make the best success of the study the preferred one, and no other."""
+        study = self._study()
+        if study is None:
+            return
+        best = min((entry for entry in study.series if entry.outcome == "succeeded"), key=self._rank, default=None)
+        entries = tuple(entry.model_copy(update={"preferred": entry is best}) for entry in study.series)
+        if entries == study.series:
+            return
+        folder = self.root / folder_name(self.row.study_uid)
+        for old, new in zip(study.series, entries, strict=True):
+            if old.preferred != new.preferred and new.folder is not None:
+                path = folder / new.folder / "result.json"
+                result = _result(path)
+                if result is not None:
+                    write_atomically(path, to_json(result.model_copy(update={"preferred": new.preferred})))
+        write_atomically(folder / "study.json", to_json(study.model_copy(update={"series": entries})))
+
+    def _study(self) -> Study | None:
+        try:
+            path = self.root / folder_name(self.row.study_uid) / "study.json"
+            return Study.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _rank(self, entry: SeriesEntry) -> tuple[object, ...]:
+        folder = self.root / folder_name(self.row.study_uid) / folder_name(entry.series_instance_uid)
+        return self._rank_in(_memory(folder), entry.part)
+
+    def _rank_in(self, memory: _Memory | None, part: int | None) -> tuple[object, ...]:
+        """Best first; what was ranked by another bundle, or never, comes behind all others."""
+        if memory is None or memory.bundle != self.bundle.sha256 or _key(part) not in memory.preference:
+            return (1,)
+        return (0, *memory.preference[_key(part)])
+
+
+def deliveries_of(results: SeriesResults, destinations: Iterable[Destination]) -> list[NewDelivery]:
+    """What of a series' results goes to which destination."""
+    files: dict[Path, tuple[str, str]] = {}
+    found = []
+    for destination in destinations:
+        for folder in results.folders:
+            for kind in destination.send:
+                for path in sorted(folder.glob(_KINDS[kind])):
+                    sop_uid, sop_class = files.setdefault(path, _identity(path))
+                    found.append(NewDelivery(destination.name, path, sop_uid, sop_class))
+    return found
+
+
+def _key(part: int | None) -> str:
+    return "" if part is None else str(part)
+
+
+def _memory(folder: Path) -> _Memory | None:
+    try:
+        return _Memory.model_validate_json((folder / MEMORY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _earlier(memory: _Memory | None, part: int | None) -> tuple[str, str | None] | None:
+    """The result that a part takes the place of: its own, that of the whole series, or that of its first part."""
+    known = memory.earlier if memory is not None else {}
+    return known.get(_key(part)) or known.get("") or (next(iter(known.values()), None) if part is None else None)
+
+
+def _reports(folder: Path) -> dict[str, tuple[str, str | None]]:
+    """The finished results in a series' folder: by part, the UID of the report and what it supersedes."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for place in (folder, *sorted(folder.glob("part-*"))):
+        result, uid = _result(place / "result.json"), _report_uid(place)
+        if result is not None and uid is not None:
+            found[_key(result.part)] = uid, result.supersedes
+    return found
+
+
+def _result(path: Path) -> Result | None:
+    try:
+        return Result.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def _report_uid(folder: Path) -> str | None:
+    try:
+        return _identity(folder / "sr.dcm")[0]
+    except SeriesError:
+        return None
+
+
+def _identity(path: Path) -> tuple[str, str]:
+    """SOP Instance UID and SOP Class UID of an object of ours."""
+    header, _ = read_header(path)
+    return codes(header, _SOP_INSTANCE)[0], codes(header, _SOP_CLASS)[0]
