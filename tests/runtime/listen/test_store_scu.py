@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -130,6 +131,9 @@ class Clogged:
                 behind.sendall(block)
                 passed += len(block)
             self._over.wait(20)
+            for end in (caller, behind):  # closing alone would not end a read that another thread is in
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def _back(self, behind: socket.socket, caller: socket.socket) -> None:
         try:
