@@ -29,12 +29,14 @@ class ReceivingNode:
         self.journal = Journal(state_dir / "journal.sqlite", remove=self.spool.remove)
         self.rows: list[ObjectRow] = []
         self.released: list[frozenset[str]] = []
+        self.refused: list[str] = []
         self.receiver = Receiver(
             self.config,
             self.spool,
             self.journal,
             on_object=self.on_object,
             on_released=lambda uids: self.released.append(frozenset(uids)),
+            on_refused=self.refused.append,
         )
         self.port = self.receiver.port
         self.receiver.start()
@@ -58,6 +60,10 @@ class ReceivingNode:
     def files(self) -> list[Path]:
         """What lies in the spool, but for the empty files that are made ahead."""
         return sorted(path for path in self.spool.folder.rglob("*") if path.stat().st_size)
+
+    def associating(self) -> int:
+        """Connections that are associations, or may become some."""
+        return len(self.receiver._server.active_associations)
 
     def idle(self) -> None:
         """Wait until no association is open."""

@@ -82,10 +82,10 @@ def _serve(config: ListenConfig) -> int:
 
 def _check(path: Path, config: ListenConfig) -> int:
     from onfh_runtime.bundle import load_bundle
-    from onfh_runtime.listen.config_checks import warnings_of
+    from onfh_runtime.listen.config_checks import warnings_here, warnings_of
 
     bundle = load_bundle(config.bundle or demo_bundle())
-    for warning in warnings_of(config):
+    for warning in warnings_of(config) + warnings_here(config):
         print(f"Note: {warning}")
     print(f"{path} is in order. Bundle: {bundle.content.name} {bundle.content.version}.")
     return 0

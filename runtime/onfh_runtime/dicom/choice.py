@@ -115,7 +115,7 @@ def _shape(candidate: Candidate) -> _Shape | None:
     """None where the geometry cannot be read, differs between images, or is that of a single image."""
     images = candidate.images
     try:
-        planes = {geometry.orientation_of(iop) for iop in geometry.orientations_of(images)}
+        planes = {geometry.orientation_of(iop) for iop in np.unique(geometry.orientations_of(images), axis=0)}
         _, along = geometry.order_along_normal(images)
         pixel = float(geometry.spacings_of(images).max())
     except SeriesError:

@@ -135,6 +135,13 @@ class Arrivals:
             objects: every object of one series that is to be analysed now.
         """
         arriving = self._taken(objects[0].series_uid) if objects else _Arriving()
+        try:
+            return self._found(arriving, objects)
+        except BaseException:
+            self._release(arriving)
+            raise
+
+    def _found(self, arriving: _Arriving, objects: Sequence[ObjectRow]) -> Found:
         now = {row.path: row.sha256 for row in objects}
         with self._lock:
             for path in [path for path, digest in arriving.digests.items() if now.get(path) != digest]:
@@ -145,9 +152,7 @@ class Arrivals:
             report=lambda path, code, text: unreadable.append((path, code, text)),
             read=lambda path: arriving.headers.get(path) or read_header(path),
         )
-        with self._lock:
-            self._headers -= len(arriving.headers)
-        arriving.headers.clear()
+        self._drop_headers(arriving)
         paths = {image.path for candidate in candidates for image in candidate.images if image.frame is None}
         for path in arriving.digests.keys() - paths:
             self._frames.drop(path)
@@ -251,5 +256,9 @@ class Arrivals:
     def _release(self, arriving: _Arriving) -> None:
         for path in arriving.digests:
             self._frames.drop(path)
+        self._drop_headers(arriving)
+
+    def _drop_headers(self, arriving: _Arriving) -> None:
         with self._lock:
             self._headers -= len(arriving.headers)
+            arriving.headers.clear()

@@ -35,6 +35,9 @@ _LONGEST_REQUEST = 1 << 20
 REQUEST_S = 10.0
 """Longest wait for a request to associate, and for the rest of a PDU that is not an image's."""
 
+_GOODBYE_S = 0.5
+"""How long an abort may take: a peer that reads nothing would hold it up for the whole of ``idle_timeout_s``."""
+
 _POLL_S = 0.1
 
 _TICK_S = 1.0
@@ -60,6 +63,9 @@ class Service(Protocol):
     max_pdu: int
     idle_timeout_s: float
 
+    def knows(self, address: str) -> bool:
+        """Whether anybody may send from this address."""
+
     def admit(self, association: NodeAssociation, request: A_ASSOCIATE) -> Rejection | None:
         """Why this association must not be; None admits it."""
 
@@ -83,6 +89,8 @@ class NodeSocket(AssociationSocket):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.unread = b""
+        self.hung_up = False
+        """Whether the peer ended the connection while pynetdicom read."""
         self._reader = _Reader.PYNETDICOM
         self._images_over = threading.Event()
         super().__init__(*args, **options)
@@ -113,6 +121,7 @@ class NodeSocket(AssociationSocket):
             sock.settimeout(max(until - time.monotonic(), 0.001))
             more = sock.recv(nr_bytes - len(data))
             if not more:
+                self.hung_up = True
                 break
             data += more
         return data
@@ -182,7 +191,12 @@ class NodeAssociation(Association):
         """Abort, from another thread; an object under way has so long to come and be stored."""
         if self._admitted:
             self._between.wait(timeout_s)
+            breaker = threading.Timer(_GOODBYE_S, self.connection._shutdown_socket)
+            breaker.daemon = True
+            breaker.start()
             self.abort()
+            self.join()
+            breaker.cancel()
         else:
             self.connection.close()
 
@@ -205,8 +219,8 @@ class NodeAssociation(Association):
 
     def _request(self) -> A_ASSOCIATE | None:
         """What the peer asks for; None when it asks for nothing and goes, or takes too long."""
-        until = time.monotonic() + REQUEST_S
-        while time.monotonic() < until and self.connection.socket is not None:
+        until, connection = time.monotonic() + REQUEST_S, self.connection
+        while time.monotonic() < until and connection.socket is not None and not connection.hung_up:
             primitive = self.dul.receive_pdu(wait=True, timeout=_POLL_S)
             if primitive is not None:
                 return primitive if isinstance(primitive, A_ASSOCIATE) else None

@@ -20,7 +20,8 @@ def seconds_until_complete(row: SeriesRow, rule: SeriesRule, quiet_s: float) -> 
     """
     left = rule.max_wait_s - quiet_s
     if rule.complete_when == "count" and rule.count is not None and row.objects >= rule.count:
-        return 0.0
+        # How many images of a series that was complete before come again is not known.
+        return 0.0 if row.generation == 1 else min(left, rule.quiet_s - quiet_s)
     if rule.complete_when == "quiet" or (rule.complete_when == "association" and row.released_s is not None):
         return min(left, rule.quiet_s - quiet_s)
     return left

@@ -6,11 +6,23 @@ without a token. ``data/listen.example.yaml`` shows every field.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.networks import IPvAnyAddress, IPvAnyNetwork
 
 __all__ = [
@@ -31,6 +43,9 @@ __all__ = [
 
 MIB = 1 << 20
 
+_URL = re.compile(r"https?://[^\s/?#@]+([/?][^\s#]*)?")
+_LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
 
 def _ae_title(value: str) -> str:
     """An application entity title (PS3.5, 6.2): spaces around it mean nothing."""
@@ -40,14 +55,45 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def _host(value: str) -> str:
+    """An IP address, or the name of a host (RFC 1123, 2.1); a name of digits alone is a mistaken address."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(value)
+        return value
+    labels = value.removesuffix(".").split(".")
+    if len(value) > 253 or labels[-1].isdecimal() or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError("the name of a host, or an IP address")
+    return value
+
+
+def _url(value: str) -> str:
+    """A URL that http.client takes as it is: no user, no fragment, nothing that would have to be escaped."""
+    with contextlib.suppress(ValueError):  # a port or an IPv6 address that is none
+        parts = urlsplit(value)
+        if value.isascii() and _URL.fullmatch(value) and parts.port != 0 and _host(parts.hostname or ""):
+            return value
+    raise ValueError("http://HOST:PORT/PATH or https://, in ASCII, without a user or a fragment")
+
+
 def _absolute(value: Path, info: ValidationInfo) -> Path:
     """A path of the file, relative to the file's folder."""
     folder = (info.context or {}).get("folder", Path())
     return Path(folder, value).resolve()
 
 
+def _no_number(value: Any) -> Any:
+    """Numbers are addresses to ``ipaddress``: 1 is 0.0.0.1."""
+    if isinstance(value, int):
+        raise ValueError("an IP address in quotes")
+    return value
+
+
+Address = Annotated[IPvAnyAddress, BeforeValidator(_no_number)]
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_no_number)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+Url = Annotated[str, AfterValidator(_url)]
+Host = Annotated[str, AfterValidator(_host)]
 File = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
@@ -71,7 +117,7 @@ class Node(_Model):
     """What listens, and what it bears. Sizes in bytes; ``max_pdu`` is what one PDU of a peer may hold."""
 
     ae_title: AeTitle = "ONFH"
-    address: IPvAnyAddress = Field(ipaddress.IPv4Address("127.0.0.1"), validate_default=True)
+    address: Address = Field(ipaddress.IPv4Address("127.0.0.1"), validate_default=True)
     port: Port = 11112
     tls: Tls | None = None
     max_associations: Count = 16
@@ -85,7 +131,13 @@ class Peer(_Model):
 
     name: Name
     ae_title: AeTitle
-    addresses: tuple[IPvAnyNetwork, ...] = Field(min_length=1)
+    addresses: tuple[Network, ...] = Field(min_length=1)
+
+    def calls_from(self, address: str) -> bool:
+        """Whether this is one of its addresses."""
+        where = ipaddress.ip_address(address)
+        where = getattr(where, "ipv4_mapped", None) or where
+        return any(where in network for network in self.addresses)
 
 
 class Disk(_Model):
@@ -157,7 +209,7 @@ class Destination(_Model):
 
     name: Name
     ae_title: AeTitle
-    host: str = Field(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$")
+    host: Host
     port: Port
     calling_ae_title: AeTitle | None = None
     tls: Tls | None = None
@@ -168,7 +220,7 @@ class Destination(_Model):
 class Webhook(_Model):
     """A URL on this machine or a private network that is told of events, without identifiers of a patient."""
 
-    url: str = Field(pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$")
+    url: Url
     timeout_s: Positive = 5.0
     events: tuple[Literal["result", "deadline_missed", "set_aside"], ...] = ("result", "deadline_missed", "set_aside")
 
@@ -176,7 +228,7 @@ class Webhook(_Model):
 class Http(_Model):
     """Metrics, health and the live page. ``token_file`` holds one line; off loopback there must be one."""
 
-    address: IPvAnyAddress = Field(ipaddress.IPv4Address("127.0.0.1"), validate_default=True)
+    address: Address = Field(ipaddress.IPv4Address("127.0.0.1"), validate_default=True)
     port: Port = 8080
     token_file: File | None = None
 
@@ -195,6 +247,7 @@ class ListenConfig(_Model):
     bundle: File | None = None
     backend: str = "auto"
     threads: int = Field(0, strict=True, ge=0)
+    gpu: int = Field(0, strict=True, ge=0)
     node: Node = Node()
     peers: tuple[Peer, ...] = ()
     disk: Disk = Disk()
@@ -215,10 +268,8 @@ class ListenConfig(_Model):
 
     def peer_of(self, ae_title: str, address: str) -> Peer | None:
         """The peer that calls by this AE title from this address, None when no allow-list names it."""
-        where = ipaddress.ip_address(address)
-        where = getattr(where, "ipv4_mapped", None) or where
         for peer in self.peers:
-            if peer.ae_title == ae_title.strip(" ") and any(where in network for network in peer.addresses):
+            if peer.ae_title == ae_title.strip(" ") and peer.calls_from(address):
                 return peer
         return None
 

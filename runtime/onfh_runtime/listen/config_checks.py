@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +12,11 @@ from pathlib import Path
 from onfh_runtime.errors import UsageError
 from onfh_runtime.listen.access import token_from_file
 from onfh_runtime.listen.config import ListenConfig, Tls
+from onfh_runtime.listen.spool import LEAST_ROOM
 from onfh_runtime.listen.tls import client_context, server_context
 from onfh_runtime.listen.webhook import check_webhook
 
-__all__ = ["Place", "Problem", "file_system_of", "problems_here", "problems_of", "warnings_of"]
+__all__ = ["Place", "Problem", "file_system_of", "problems_here", "problems_of", "warnings_here", "warnings_of"]
 
 Place = tuple[str | int, ...]
 """Where in the file: names of fields, and positions in lists from 0."""
@@ -87,7 +89,26 @@ def problems_of(config: ListenConfig) -> list[Problem]:
         problems.append(
             Problem(("disk", "keep_results_days"), "a result is not deleted before its images", "Raise it.")
         )
-    return problems
+    if config.disk.max_spool_bytes is not None and config.disk.max_spool_bytes < LEAST_ROOM:
+        problems.append(Problem(("disk", "max_spool_bytes"), "no object would be taken", f"Allow {LEAST_ROOM}."))
+    return problems + list(_times(config))
+
+
+def _times(config: ListenConfig) -> Iterator[Problem]:
+    """Times that cannot be together."""
+    series = config.series
+    if series.max_wait_s < series.quiet_s:
+        yield Problem(("series", "max_wait_s"), f"quiet_s is {series.quiet_s:g}, which would mean nothing", "Raise it.")
+    for i, route in enumerate(config.routes):
+        if series.complete_when != "count" and route.deadline_s is not None and route.deadline_s <= series.quiet_s:
+            text = f"a series is complete after {series.quiet_s:g} s at the earliest (series: quiet_s)"
+            yield Problem(("routes", i, "deadline_s"), text, "Raise it, or lower quiet_s.")
+    for i, destination in enumerate(config.destinations):
+        if destination.retry.first_s > destination.retry.most_s:
+            text = f"most_s is {destination.retry.most_s:g}"
+            yield Problem(("destinations", i, "retry", "first_s"), text, "Lower it, or raise most_s.")
+        if len(set(destination.send)) < len(destination.send):
+            yield Problem(("destinations", i, "send"), "an object would be sent twice", "Name each kind once.")
 
 
 def problems_here(config: ListenConfig) -> list[Problem]:
@@ -123,7 +144,35 @@ def warnings_of(config: ListenConfig) -> list[str]:
     unused = [destination.name for destination in config.destinations if destination.name not in routed]
     if unused:
         warnings.append(f"destinations: no route sends to {', '.join(unused)}.")
-    return warnings
+    spool = config.disk.max_spool_bytes
+    if spool is not None and spool < config.node.max_object_bytes:
+        warnings.append("disk: an object of max_object_bytes is larger than max_spool_bytes and never taken.")
+    return warnings + list(_never(config))
+
+
+def _never(config: ListenConfig) -> Iterator[str]:
+    """What is said and never happens, or lets everybody in."""
+    for peer in config.peers:
+        if any(network.prefixlen == 0 for network in peer.addresses):
+            yield f"peers: {peer.name} may call from every address."
+        if config.route_of(peer.name) is None:
+            yield f"peers: no route takes what {peer.name} sends, so it is rejected."
+    everybody = next((i for i, route in enumerate(config.routes) if route.sources is None), len(config.routes))
+    for i, route in enumerate(config.routes):
+        if i > everybody or route.sources == ():
+            yield f"routes: no series ever takes the route {route.name}."
+    for destination in config.destinations:
+        routes = [route for route in config.routes if destination.name in route.destinations]
+        if routes and "sc" in destination.send and not any(route.secondary_capture for route in routes):
+            yield f"destinations: {destination.name} gets no sc, since no route to it has secondary_capture."
+
+
+def warnings_here(config: ListenConfig) -> list[str]:
+    """What should be known of this machine, a sentence each."""
+    with contextlib.suppress(OSError):
+        if config.state_dir.stat().st_mode & 0o077:
+            return [f"state_dir: others on this machine may look into {config.state_dir} (chmod 700)."]
+    return []
 
 
 def file_system_of(path: Path, mounts: str | None = None) -> str | None:

@@ -9,6 +9,9 @@ import re
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
 from onfh_runtime.listen.records import DeliveryRow
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
 from onfh_runtime.outputs.series_folder import folder_name
@@ -44,6 +47,8 @@ def bury(dead_letter: Path, row: DeliveryRow, *, study_uid: str | None, text: st
     kept = folder / f"{stem}.dcm"
     with contextlib.suppress(FileNotFoundError, FileExistsError):
         _keep(row.path, kept)
+        if not _is_object(kept, row.sop_uid):  # a newer result lies in its place
+            kept.unlink()
     reason = {
         "schema": "onfh-dead-letter/1",
         "destination": row.destination,
@@ -60,6 +65,12 @@ def bury(dead_letter: Path, row: DeliveryRow, *, study_uid: str | None, text: st
     path = folder / f"{stem}.json"
     write_atomically(path, (json.dumps(reason, indent=1) + "\n").encode())
     return path
+
+
+def _is_object(path: Path, sop_uid: str) -> bool:
+    with contextlib.suppress(InvalidDicomError):
+        return bool(dcmread(path, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID") == sop_uid)
+    return False
 
 
 def _keep(source: Path, target: Path) -> None:

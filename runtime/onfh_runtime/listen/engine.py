@@ -12,7 +12,7 @@ from onfh_runtime.stages import open_runner
 __all__ = ["early_classifier", "opened_pipeline"]
 
 
-def opened_pipeline(bundle: LoadedBundle, backend: str, *, threads: int) -> tuple[Pipeline, Engine]:
+def opened_pipeline(bundle: LoadedBundle, backend: str, *, threads: int, gpu: int = 0) -> tuple[Pipeline, Engine]:
     """A pipeline whose stages are open, and what they are: a node that cannot compute must not receive.
 
     Raises:
@@ -20,7 +20,7 @@ def opened_pipeline(bundle: LoadedBundle, backend: str, *, threads: int) -> tupl
         BundleError: the bundle lacks what the backend needs.
         BackendError: a stage cannot be loaded.
     """
-    pipeline = Pipeline(bundle, backend=backend, threads=threads)
+    pipeline = Pipeline(bundle, backend=backend, threads=threads, gpu=gpu)
     return pipeline, pipeline.open()
 
 

@@ -118,7 +118,7 @@ class _Server(BoundedServer):
         problems: Callable[[], Sequence[str]],
     ) -> None:
         self.access, self.journal, self.metrics = access, journal, metrics
-        self.results = results.resolve()  # as the journal says it
+        self.results = results.parent.resolve() / results.name  # as the journal says it, also where it is a link
         self._problems = problems
         super().__init__(address, port, _Handler)
 
@@ -137,30 +137,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request for something."""
-        url = urlsplit(self.path)
-        if not self._may_come_in():
+        path = self._asked_path()
+        if path is None:
             return
-        if url.path in _ASSETS:
-            name, kind = _ASSETS[url.path]
+        if path in _ASSETS:
+            name, kind = _ASSETS[path]
             self._answer(HTTPStatus.OK, kind, _asset(name))
         elif not self._knows_the_token():
-            self._ask_for_the_token(url.path)
-        elif url.path.startswith("/reports/"):
-            self._report(url.path.split("/")[2:])
+            self._ask_for_the_token(path)
+        elif path.startswith("/reports/"):
+            self._report(path.split("/")[2:])
         else:
             try:
-                self._answer(*self._content(url.path))
+                self._answer(*self._content(path))
             except OnfhError as error:
                 self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{error.code}\n".encode())
 
     def do_POST(self) -> None:
         """Log a browser in or out."""
-        if not self._may_come_in():
+        path, length = self._asked_path(), self.headers.get("Content-Length", "")
+        if path is None:
             return
-        path, length = urlsplit(self.path).path, self.headers.get("Content-Length", "")
         if path not in ("/login", "/logout"):
             self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"not found\n")
-        elif not length.isdecimal() or int(length) > _MAX_BODY:
+        elif not length.isdecimal() or len(length) > 9 or int(length) > _MAX_BODY:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TEXT, b"too long\n")
         elif path == "/logout":
             self._go_to("/login", self.server.access.no_cookie())
@@ -200,6 +200,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"There is no such report; it may have been cleaned up.\n")
         else:
             self._answer(HTTPStatus.OK, _HTML, body, policy=_REPORT_POLICY)
+
+    def _asked_path(self) -> str | None:
+        """The path of a request that may come in; None when it may not or has none, which is said then."""
+        if not self._may_come_in():
+            return None
+        try:
+            return urlsplit(self.path).path
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return None
 
     def _may_come_in(self) -> bool:
         if self.server.access.host_is_ours(self.headers.get("Host")):

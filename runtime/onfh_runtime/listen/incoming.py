@@ -36,22 +36,29 @@ _LAST_LOOK = 1 << 24
 
 
 class _RefusedError(Exception):
-    """Why an object is not kept: a status, a comment for the sender, and a sentence for the log, both without names."""
+    """Why an object is not kept: a status, a code for the metrics, a comment for the sender and a sentence for the log.
 
-    def __init__(self, status: int, comment: str, text: str = "") -> None:
-        super().__init__(status, comment, text)
-        self.answer = Answer(status, comment)
+    None of them names anybody.
+    """
+
+    def __init__(self, status: int, code: str, comment: str, text: str = "") -> None:
+        super().__init__(status, code, comment, text)
+        self.answer, self.code = Answer(status, comment), code
         self.text = text or comment
 
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where objects go; ``on_object`` is told of each new one and returns at once."""
+    """Where objects go; ``on_object`` is told of each new one, ``on_refused`` by a code why one is not kept.
+
+    Both return at once.
+    """
 
     spool: Spool
     journal: Journal
     max_object_bytes: int
     on_object: Callable[[ObjectRow], None]
+    on_refused: Callable[[str], None]
 
 
 @dataclass
@@ -89,6 +96,7 @@ class IncomingObject:
         refusal = self._refusal
         if refusal is None:
             return Answer()
+        self._keeping.on_refused(refusal.code)
         _log.warning(
             "An object from %s was refused with status 0x%04X: %s",
             self._sender.peer,
@@ -111,10 +119,14 @@ class IncomingObject:
         except StorageError as error:
             low = error.code in ("spool_low", "storage_full")
             status = _OUT_OF_RESOURCES if low else _PROCESSING_FAILURE
-            self._refusal = _RefusedError(status, "No room." if low else "The node cannot store it.", error.text)
+            comment = "No room." if low else "The node cannot store it."
+            self._refusal = _RefusedError(status, error.code, comment, error.text)
         except Exception as error:
             self._refusal = _RefusedError(
-                _PROCESSING_FAILURE, "The node failed.", f"a fault of ours, {traceback_without_messages(error)}"
+                _PROCESSING_FAILURE,
+                "internal_error",
+                "The node failed.",
+                f"a fault of ours, {traceback_without_messages(error)}",
             )
         if self._refusal is not None:
             self.abandon()
@@ -122,9 +134,9 @@ class IncomingObject:
     def _open(self) -> None:
         command, context = self._command, self._context
         if not is_uid(command.sop_uid):
-            raise _RefusedError(_NO_SUCH_INSTANCE, "The SOP Instance UID of the request is not valid.")
+            raise _RefusedError(_NO_SUCH_INSTANCE, "wrong_uid", "The SOP Instance UID of the request is not valid.")
         if command.sop_class != context.sop_class:
-            raise _RefusedError(_OTHER_OBJECT, "The SOP class is not that of the presentation context.")
+            raise _RefusedError(_OTHER_OBJECT, "wrong_class", "The SOP class is not that of the presentation context.")
         head = file_head(command.sop_class, command.sop_uid, context.transfer_syntax, self._sender.ae_title)
         self._file = self._keeping.spool.open(head)
 
@@ -132,7 +144,7 @@ class IncomingObject:
         assert self._file is not None
         self._size += len(data)
         if self._size > self._keeping.max_object_bytes:
-            raise _RefusedError(_OUT_OF_RESOURCES, f"More than {self._keeping.max_object_bytes} bytes.")
+            raise _RefusedError(_OUT_OF_RESOURCES, "too_large", f"More than {self._keeping.max_object_bytes} bytes.")
         self._file.write(data)
         if self._identity is None:
             self._head += data
@@ -145,17 +157,19 @@ class IncomingObject:
         try:
             identity = identity_in(bytes(self._head), self._context.transfer_syntax, whole=whole)
         except DamagedError as error:
-            raise _RefusedError(_NOT_UNDERSTOOD, "The data set is damaged.", f"it is damaged: {error}.") from None
+            raise _RefusedError(
+                _NOT_UNDERSTOOD, "damaged", "The data set is damaged.", f"it is damaged: {error}."
+            ) from None
         if identity is None:
             if len(self._head) >= _LAST_LOOK:
-                raise _RefusedError(_NOT_UNDERSTOOD, "There is no Series Instance UID where one belongs.")
+                raise _RefusedError(_NOT_UNDERSTOOD, "wrong_uid", "There is no Series Instance UID where one belongs.")
             return
         if not (identity.study_uid and identity.series_uid):
-            raise _RefusedError(_NOT_UNDERSTOOD, "It lacks a valid Study or Series Instance UID.")
+            raise _RefusedError(_NOT_UNDERSTOOD, "wrong_uid", "It lacks a valid Study or Series Instance UID.")
         if identity.sop_class != self._command.sop_class:
-            raise _RefusedError(_OTHER_OBJECT, "Request and data set name different SOP classes.")
+            raise _RefusedError(_OTHER_OBJECT, "wrong_class", "Request and data set name different SOP classes.")
         if identity.sop_uid != self._command.sop_uid:
-            raise _RefusedError(_OTHER_OBJECT, "Request and data set name different SOP instances.")
+            raise _RefusedError(_OTHER_OBJECT, "wrong_instance", "Request and data set name different SOP instances.")
         self._identity = identity
         self._head.clear()
 

@@ -89,11 +89,20 @@ class Journal(JournalView):
                 [(now_s, uid) for uid in series_uids],
             )
 
-    def mark_ready(self, series_uid: str, generation: int, deadline_at_s: float | None) -> bool:
-        """``RECEIVING`` to ``READY``; False, and nothing changes, when the generation or the state moved on."""
-        return self._move(
-            "state = 'ready', deadline_at_s = ?", (deadline_at_s,), series_uid, generation, ("receiving",)
-        )
+    def mark_ready(
+        self, series_uid: str, generation: int, deadline_at_s: float | None, *, last_s: float | None = None
+    ) -> bool:
+        """``RECEIVING`` to ``READY``; False, and nothing changes, when the generation or the state moved on.
+
+        Nor does anything change when an image came after ``last_s``, if that is given.
+        """
+        with self._change() as db:
+            cursor = db.execute(
+                "UPDATE series SET state = 'ready', deadline_at_s = ? WHERE series_uid = ? AND generation = ?"
+                " AND state = 'receiving' AND last_s = COALESCE(?, last_s)",
+                (deadline_at_s, series_uid, generation, last_s),
+            )
+            return cursor.rowcount == 1
 
     def begin(self, series_uid: str, generation: int) -> bool:
         """``READY`` to ``WORKING``; counts as a try even if the process dies in the next moment."""
@@ -150,11 +159,26 @@ class Journal(JournalView):
             )
             return True
 
-    def put_off(self, series_uid: str, generation: int, retry_at_s: float, code: str, text: str) -> bool:
-        """``WORKING`` to ``READY``, to be tried again at a time, with what went wrong."""
-        values = (retry_at_s, code, text)
+    def put_off(
+        self, series_uid: str, generation: int, retry_at_s: float, code: str, text: str, *, counts: bool = True
+    ) -> bool:
+        """``WORKING`` to ``READY``, to be tried again at a time, with what went wrong.
+
+        Args:
+            series_uid: the series.
+            generation: of it.
+            retry_at_s: wall time.
+            code: of what went wrong.
+            text: a sentence.
+            counts: whether it counts as a try; what is not the series' fault does not.
+        """
+        values = (0 if counts else 1, retry_at_s, code, text)
         return self._move(
-            "state = 'ready', retry_at_s = ?, code = ?, text = ?", values, series_uid, generation, ("working",)
+            "state = 'ready', tries = tries - ?, retry_at_s = ?, code = ?, text = ?",
+            values,
+            series_uid,
+            generation,
+            ("working",),
         )
 
     def set_aside(self, series_uid: str, generation: int, code: str, text: str) -> bool:
@@ -180,12 +204,17 @@ class Journal(JournalView):
         self._deliver("state = 'dead', tries = tries + 1, text = ?", (text,), id)
 
     def recover(self) -> None:
-        """After a start: what was being worked on waits again, and no association is open any more."""
+        """After a start: what was being worked on waits again, and no association is open any more.
+
+        What was put off is due at once: the clock may have been days ahead, and set right meanwhile.
+        """
+        now_s = self._clock()
         with self._change() as db:
             db.execute("UPDATE series SET state = 'ready' WHERE state = 'working'")
-            db.execute(
-                "UPDATE series SET released_s = ? WHERE state = 'receiving' AND released_s IS NULL", (self._clock(),)
-            )
+            db.execute("UPDATE series SET released_s = ? WHERE state = 'receiving' AND released_s IS NULL", (now_s,))
+            db.execute("UPDATE series SET last_s = ? WHERE state = 'receiving' AND last_s > ?", (now_s, now_s))
+            db.execute("UPDATE series SET retry_at_s = ? WHERE retry_at_s > ?", (now_s, now_s))
+            db.execute("UPDATE deliveries SET due_s = ? WHERE state = 'pending' AND due_s > ?", (now_s, now_s))
 
     def lost(self, paths: Sequence[Path], code: str, text: str) -> None:
         """Note that files of objects are gone; their unanswered series are set aside until they are sent again."""
@@ -219,8 +248,11 @@ class Journal(JournalView):
             self._delete(self.root / path)
         return True
 
-    def forget(self, series_uid: str, generation: int) -> bool:
-        """Delete an answered series nothing waits for and whose images are gone: its result folder and its rows."""
+    def forget(self, series_uid: str, generation: int, *, also: Callable[[], object] = lambda: None) -> bool:
+        """Delete an answered series nothing waits for and whose images are gone: its result folder and its rows.
+
+        ``also`` is called between the two, and nothing more is deleted when it raises; it must not call the journal.
+        """
         with self._change() as db:
             if not _clearable(db, series_uid, generation, "AND missing = objects"):
                 return False
@@ -228,6 +260,7 @@ class Journal(JournalView):
             # Before the commit: nobody can begin the series meanwhile, and a node killed here does it again.
             if folder is not None:
                 shutil.rmtree(self.root / folder, ignore_errors=True)
+            also()
             for table in ("deliveries", "objects", "series"):
                 db.execute(f"DELETE FROM {table} WHERE series_uid = ?", (series_uid,))
             return True

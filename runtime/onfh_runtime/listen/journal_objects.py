@@ -72,7 +72,9 @@ def _reopen(db: sqlite3.Connection, row: ObjectRow, *, objects: int, missing: in
     db.execute(
         "INSERT INTO series (series_uid, study_uid, route, state, generation, objects, missing, nbytes, first_s,"
         " last_s, tries, deadline_missed) VALUES (?, ?, ?, 'receiving', 1, 1, 0, ?, ?, ?, 0, 0)"
-        " ON CONFLICT (series_uid) DO UPDATE SET generation = generation + (state != 'receiving'),"
+        # The study of the latest object: a sender that corrects it sends all of them again.
+        " ON CONFLICT (series_uid) DO UPDATE SET study_uid = excluded.study_uid,"
+        " generation = generation + (state != 'receiving'),"
         " state = 'receiving', objects = objects + ?, missing = missing + ?, nbytes = nbytes + ?,"
         " last_s = MAX(last_s, ?), released_s = NULL, tries = 0, retry_at_s = NULL, deadline_at_s = NULL,"
         " code = NULL, text = NULL",

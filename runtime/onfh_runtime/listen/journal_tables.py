@@ -21,7 +21,7 @@ CREATE TABLE objects (
     sop_uid TEXT NOT NULL, series_uid TEXT NOT NULL, study_uid TEXT NOT NULL, path TEXT, nbytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL, received_s REAL NOT NULL, sop_class TEXT NOT NULL, transfer_syntax TEXT NOT NULL,
     peer TEXT NOT NULL, route TEXT NOT NULL, UNIQUE (series_uid, sop_uid));
-CREATE INDEX objects_by_path ON objects (path);
+CREATE INDEX objects_by_path ON objects (path, nbytes);
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY, series_uid TEXT NOT NULL, generation INTEGER NOT NULL, destination TEXT NOT NULL,
     path TEXT NOT NULL, sop_uid TEXT NOT NULL, sop_class TEXT NOT NULL, state TEXT NOT NULL, tries INTEGER NOT NULL,

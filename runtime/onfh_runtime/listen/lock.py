@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from onfh_runtime.listen.records import StorageError
@@ -11,6 +12,7 @@ from onfh_runtime.listen.records import StorageError
 __all__ = ["FolderLock", "is_locked"]
 
 _NAME = "node.lock"
+_LOOKS, _LOOK_S = 5, 0.1
 
 
 class FolderLock:
@@ -28,13 +30,19 @@ class FolderLock:
             raise StorageError(
                 "storage_failed", f"{folder} cannot be used ({error.strerror}).", "Check its rights and its disk."
             ) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise StorageError(
-                "state_dir_in_use", f"Another node works in {folder}.", "Stop it, or give this one its own state_dir."
-            ) from error
+        for left in reversed(range(_LOOKS)):  # whoever asks is_locked() holds the lock for a moment
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if not left:
+                    os.close(self._descriptor)
+                    raise StorageError(
+                        "state_dir_in_use",
+                        f"Another node works in {folder}.",
+                        "Stop it, or give this one its own state_dir.",
+                    ) from error
+            time.sleep(_LOOK_S)
 
     def release(self) -> None:
         """Give the folder free; a second call does nothing."""

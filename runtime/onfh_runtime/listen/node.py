@@ -6,6 +6,7 @@ earlier process left, however it ended.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from onfh_runtime.listen.lock import FolderLock
 from onfh_runtime.listen.log import log_event
 from onfh_runtime.listen.metrics import Metrics
 from onfh_runtime.listen.receive import Receiver
-from onfh_runtime.listen.records import ObjectRow, SeriesRow
+from onfh_runtime.listen.records import ObjectRow, SeriesRow, StorageError
 from onfh_runtime.listen.results import Results
 from onfh_runtime.listen.retention import clean, recover_spool
 from onfh_runtime.listen.send import Sender
@@ -39,8 +40,17 @@ _log = logging.getLogger(__name__)
 GRACE_S = 30.0
 """How long a stop waits for the series that is being analysed."""
 
+_TURN_S = 5.0
+"""How long a stop waits for a look at the clock or a deletion that is under way."""
+
+_HANGS_S = 600.0
+"""One series takes seconds, on a slow machine minutes; one that takes longer keeps all others waiting."""
+
 _CLEAN_S = 60.0
 """How often retention looks."""
+
+_CLEAN_REST_S = 1.0
+"""Retention is woken when room gets short; it looks so often at most."""
 
 _WATCH_REST_S = 0.02
 """The watch is woken by every image; it needs to look fifty times a second at most."""
@@ -78,7 +88,7 @@ class Node:
         recovered = recover_spool(self._spool, journal)
         journal.recover()
         log_event(_log, logging.INFO, "recovered", count=recovered.lost, objects=recovered.removed)
-        self._pipeline, engine = opened_pipeline(bundle, config.backend, threads=config.threads)
+        self._pipeline, engine = opened_pipeline(bundle, config.backend, threads=config.threads, gpu=config.gpu)
         self._early = early_classifier(bundle, engine, threads=config.threads)
         self._metrics = Metrics(
             journal,
@@ -116,11 +126,17 @@ class Node:
         )
         self._working = Lane("work", self._worker.turn)
         self._watching = Lane("watch", watch.turn, least_s=_WATCH_REST_S)
-        self._cleaning = Lane("clean", lambda: self._clean(clock))
+        self._cleaning = Lane("clean", lambda: self._clean(clock, results), least_s=_CLEAN_REST_S)
         self._receiver = Receiver(
-            config, self._spool, journal, on_object=self._on_object, on_released=self._on_released
+            config,
+            self._spool,
+            journal,
+            on_object=self._on_object,
+            on_released=self._on_released,
+            on_refused=self._on_refused,
         )
         opened.callback(self._receiver.stop, 0.0)
+        self._metrics.associations_from(self._receiver.open_associations)
         http = config.http
         self._http = HttpServer(
             str(http.address),
@@ -150,13 +166,13 @@ class Node:
         """
         self._stopping = True
         log_event(_log, logging.INFO, "stopping")
-        self._receiver.stop()
         for lane in (self._working, self._watching, self._cleaning):
             lane.ask_to_stop()
+        self._receiver.stop()
         self._arrivals.stop()
         ended = self._working.join(grace_s)
         for lane in (self._watching, self._cleaning):
-            ended = lane.join(1.0) and ended
+            ended = lane.join(_TURN_S) and ended
         self._sender.stop()
         if self._caller is not None:
             self._caller.stop()
@@ -185,7 +201,7 @@ class Node:
         found = ["stopping"] if self._stopping else []
         if self._spool.short_bytes():
             found.append("spool_low")
-        if not (self._working.alive and self._watching.alive):
+        if not (self._working.alive and self._watching.alive) or self._worker.busy_s() > _HANGS_S:
             found.append("not_working")
         return found
 
@@ -193,6 +209,14 @@ class Node:
         self._metrics.object_received(row.nbytes)
         self._arrivals.on_object(row)
         self._watching.wake()
+        with contextlib.suppress(StorageError):  # the next object will be refused for it
+            if self._spool.short_bytes(self._spool.margin() // 2):
+                self._cleaning.wake()
+
+    def _on_refused(self, code: str) -> None:
+        self._metrics.rejected(code)
+        if code in ("spool_low", "storage_full"):
+            self._cleaning.wake()
 
     def _on_released(self, series_uids: Collection[str]) -> None:
         self._watching.wake()
@@ -201,8 +225,9 @@ class Node:
         if self._caller is not None:
             self._caller.tell(event, row)
 
-    def _clean(self, clock: Clock) -> float:
-        cleaned = clean(self._journal, self._spool, self._config.disk, clock.wall())
+    def _clean(self, clock: Clock, results: Results) -> float:
+        disk, now_s = self._config.disk, clock.wall()
+        cleaned = clean(self._journal, self._spool, disk, now_s, forgotten=results.forget)
         if cleaned.images or cleaned.results:
             log_event(_log, logging.INFO, "cleaned", objects=cleaned.images, count=cleaned.results)
         return _CLEAN_S

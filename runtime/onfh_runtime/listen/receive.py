@@ -74,6 +74,7 @@ class Receiver:
         *,
         on_object: Callable[[ObjectRow], None],
         on_released: Callable[[Collection[str]], None],
+        on_refused: Callable[[str], None],
     ) -> None:
         """Open the port; nobody is answered before :meth:`start`.
 
@@ -83,14 +84,16 @@ class Receiver:
             journal: where they are listed; borrowed.
             on_object: told of each object that is new or has new content, once it is journalled; returns at once.
             on_released: told which series an association gave, once it ended in whatever way and that is journalled.
+            on_refused: told of each association and each object that is refused: a code.
 
         Raises:
             UsageError: ``tls_unusable``; ``address_unusable``, the address or port cannot be had.
         """
         node = config.node
         self.max_pdu, self.idle_timeout_s = node.max_pdu, node.idle_timeout_s
-        self._config, self._journal, self._on_released = config, journal, on_released
-        self._keeping = Keeping(spool, journal, node.max_object_bytes, on_object)
+        self._config, self._journal = config, journal
+        self._on_released, self._on_refused = on_released, on_refused
+        self._keeping = Keeping(spool, journal, node.max_object_bytes, on_object, on_refused)
         self._lock = threading.Lock()
         self._senders: dict[NodeAssociation, Sender] = {}
         self._stopping = False
@@ -136,6 +139,11 @@ class Receiver:
         self._stopping = True
         self._server.stop(timeout_s)
 
+    def knows(self, address: str) -> bool:
+        """Whether a peer may call from this address."""
+        peers = self._config.peers
+        return any(peer.calls_from(address) for peer in peers) if peers else _is_loopback(address)
+
     def admit(self, association: NodeAssociation, request: A_ASSOCIATE) -> Rejection | None:
         """Judge a request to associate."""
         address = association.requestor.address
@@ -148,6 +156,7 @@ class Receiver:
                 association.peer = sender.peer
                 self._senders[association] = sender
         if rejection is not None:
+            self._on_refused(reason)
             log_event(
                 _log, logging.WARNING, "association_rejected", peer=_name_of(title), address=address, reason=reason
             )

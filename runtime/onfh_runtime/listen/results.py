@@ -8,8 +8,10 @@ UIDs, so one that is written again after a crash supersedes nothing. For that, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -22,7 +24,7 @@ from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, Skipped
 from onfh_runtime.dicom.choice import preference
 from onfh_runtime.dicom.header import codes, read_header
-from onfh_runtime.errors import SeriesError
+from onfh_runtime.errors import OutputError, SeriesError
 from onfh_runtime.infer import series_entry, skipped_entry
 from onfh_runtime.listen.config import Destination, Route
 from onfh_runtime.listen.records import NewDelivery, SeriesRow
@@ -46,11 +48,12 @@ _KINDS = {"sr": "sr.dcm", "seg": "seg.dcm", "sc": "secondary-capture/*.dcm"}
 class _Memory(BaseModel):
     """``.listen.json``. Keys are parts, "" for a series that was not split.
 
-    ``earlier`` holds, of the generation before, the UID of its report and what that one superseded; ``preference`` what
-    the series is sorted by among those of its study, for the bundle it was answered with.
+    ``earlier`` holds, of the last answer, the UID of its report and what that one superseded, and ``answered_s`` when
+    the journal noted that answer; ``preference`` what the series is sorted by among those of its study, for the bundle
+    it was answered with.
     """
 
-    generation: int
+    answered_s: float | None = None
     earlier: dict[str, tuple[str, str | None]]
     bundle: str
     preference: dict[str, list[float | str]]
@@ -66,12 +69,17 @@ class Results:
 
     def __init__(self, root: Path, bundle: LoadedBundle) -> None:
         self.root, self._bundle = root, bundle
+        self._listing = threading.Lock()
         for name in _WRITERS:
             import_module(f"onfh_runtime.outputs.{name}")
 
     def of(self, row: SeriesRow, route: Route) -> SeriesResults:
         """Where the results of one generation of a series go; nothing is changed yet."""
-        return SeriesResults(self.root, self._bundle, row, route)
+        return SeriesResults(self.root, self._bundle, row, route, self._listing)
+
+    def forget(self, row: SeriesRow) -> None:
+        """Take a series whose folder is deleted off its study's list; from any thread. Raises OutputError."""
+        self.of(row, Route(name=row.route)).take_off()
 
 
 @dataclass
@@ -85,6 +93,8 @@ class SeriesResults:
     bundle: LoadedBundle
     row: SeriesRow
     route: Route
+    listing: threading.Lock
+    """Held while ``study.json`` changes."""
     entries: list[SeriesEntry] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
 
@@ -96,12 +106,12 @@ class SeriesResults:
     def remember(self, candidates: Sequence[Candidate]) -> None:
         """Note what the results of these candidates will take the place of, and their rank in the study."""
         before = _memory(self.folder)
-        if before is not None and before.generation == self.row.generation:
-            earlier = before.earlier
+        if before is not None and before.answered_s == self.row.answered_s:
+            earlier = before.earlier  # what lies in the folder was never an answer: nobody got it
         else:
             earlier = _reports(self.folder) or (before.earlier if before is not None else {})
         ranks = {_key(c.part): list(preference(c, self.bundle.content.series)) for c in candidates}
-        memory = _Memory(generation=self.row.generation, earlier=earlier, bundle=self.bundle.sha256, preference=ranks)
+        memory = _Memory(answered_s=self.row.answered_s, earlier=earlier, bundle=self.bundle.sha256, preference=ranks)
         if candidates:
             ensure_writable(self.folder)
             write_atomically(self.folder / MEMORY, memory.model_dump_json().encode())
@@ -129,6 +139,10 @@ class SeriesResults:
 
     def finish(self, skipped: Iterable[Skipped]) -> None:
         """Take away parts that are no more, and bring ``study.json`` up to date."""
+        before = self.row.folder
+        if before is not None and before.parent.name != self.folder.parent.name:  # sent again, with another study
+            shutil.rmtree(before, ignore_errors=True)
+            replace(self, row=replace(self.row, study_uid=before.parent.name)).take_off()
         if not self.folders and self.folder.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         for part in self.folder.glob("part-*"):
@@ -137,8 +151,28 @@ class SeriesResults:
         others = [replace(other, description="") if self.route.anonymous else other for other in skipped]
         entries = (*self.entries, *map(skipped_entry, others))
         if entries:
-            write_study(self.root, Study(study_instance_uid=self.row.study_uid, series=entries, software=software()))
-            self._settle_preferred()
+            study = Study(study_instance_uid=self.row.study_uid, series=entries, software=software())
+            with self.listing:
+                write_study(self.root, study)
+                self._settle_preferred()
+
+    def take_off(self) -> None:
+        """Off the list of the study, and the study with it when nothing else is on it; see :meth:`Results.forget`."""
+        folder = self.root / folder_name(self.row.study_uid)
+        with self.listing:
+            study = self._study()
+            if self.folder.exists():  # it is being answered again
+                return
+            entries = study.series if study is not None else ()
+            left = tuple(entry for entry in entries if entry.series_instance_uid != self.row.series_uid)
+            if study is not None and left:
+                write_atomically(folder / "study.json", to_json(study.model_copy(update={"series": left})))
+                self._settle_preferred()
+                return
+            with contextlib.suppress(OSError):  # not empty: another series of the study is being written
+                for path in [folder / "study.json", *folder.glob(".*.tmp")]:
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
 
     def _write(self, analysis: Analysis) -> Analysis:
         return write_series(self.root, analysis, self.bundle, secondary_capture=self.route.secondary_capture)
@@ -191,7 +225,14 @@ class SeriesResults:
 
 
 def deliveries_of(results: SeriesResults, destinations: Iterable[Destination]) -> list[NewDelivery]:
-    """What of a series' results goes to which destination."""
+    """What of a series' results goes to which destination.
+
+    Raises:
+        OutputError: ``output_unwritable``, somebody deleted a result that was just written.
+    """
+    for folder in results.folders:
+        if not (folder / "sr.dcm").is_file():
+            raise OutputError("output_unwritable", f"{folder} was written and is gone.", "Let nobody tidy it up.")
     files: dict[Path, tuple[str, str]] = {}
     found = []
     for destination in destinations:

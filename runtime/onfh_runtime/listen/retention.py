@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from onfh_runtime.listen.config import Disk
 from onfh_runtime.listen.journal import Journal
-from onfh_runtime.listen.records import SeriesRow
+from onfh_runtime.listen.records import SeriesRow, StorageError
 from onfh_runtime.listen.spool import Spool, storage_failure
 
 __all__ = ["Cleaned", "Recovered", "clean", "recover_spool"]
 
 _DAY_S = 86400.0
+
+_GOES_ON_S = 600.0
+"""A series that was refused halfway for want of room is answered as far as it came; its rest comes in some minutes."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ def recover_spool(spool: Spool, journal: Journal) -> Recovered:
     journal lists without a whole file is lost: its series, unless answered, is set aside (``spool_object_lost``) until
     it is sent again.
 
+    Where none is left, the wrong folder is there, or none: nothing is changed then, since what is called lost is not
+    looked for again.
+
     Raises:
         StorageError: ``storage_failed`` and what the journal raises.
     """
@@ -48,6 +56,13 @@ def recover_spool(spool: Spool, journal: Journal) -> Recovered:
         found = {Path(entry.path): entry.stat().st_size for entry in os.scandir(spool.folder)}
     except OSError as error:
         raise storage_failure(error, spool.folder) from error
+    if expected and not expected.keys() & found.keys():
+        raise StorageError(
+            "storage_failed",
+            f"None of the {len(expected)} images that the journal lists is in {spool.folder}.",
+            "Mount its disk, or put the folder back. If they are gone for good, move journal.sqlite away and ask the"
+            " senders to send again.",
+        )
     lost = [path for path, nbytes in expected.items() if found.get(path) != nbytes]
     if lost:
         journal.lost(
@@ -59,23 +74,34 @@ def recover_spool(spool: Spool, journal: Journal) -> Recovered:
     return Recovered(removed, len(lost))
 
 
-def clean(journal: Journal, spool: Spool, disk: Disk, now_s: float) -> Cleaned:
-    """Delete what has been kept long enough, and images before that when the spool is short of room.
+def clean(
+    journal: Journal,
+    spool: Spool,
+    disk: Disk,
+    now_s: float,
+    *,
+    forgotten: Callable[[SeriesRow], object] = lambda row: None,
+) -> Cleaned:
+    """Delete what has been kept long enough, and images before that when the spool has less room than its margin.
 
     Only answered series whose deliveries have arrived (or are given up) are touched, the oldest answer first: images
-    after ``keep_objects_days``, the result and its rows after ``keep_results_days``, and not before the images.
+    after ``keep_objects_days``, or ten minutes where room is short; the result and its rows after
+    ``keep_results_days``, and not before the images.
+    ``forgotten`` is told of each series whose result folder is deleted, before the journal forgets it.
 
     Raises:
-        StorageError: from the journal; a later call goes on.
+        StorageError: from the journal; a later call goes on, as after what ``forgotten`` raises.
     """
     images = sum(_forget_images(journal, row) for row in journal.clearable(now_s - disk.keep_objects_days * _DAY_S))
-    if spool.short_bytes():
-        for row in journal.clearable(now_s):
+    margin = spool.margin()
+    if spool.short_bytes(margin):
+        for row in journal.clearable(now_s - _GOES_ON_S):
             images += _forget_images(journal, row)
-            if not spool.short_bytes():
+            if not spool.short_bytes(margin):
                 break
-    old = journal.clearable(now_s - disk.keep_results_days * _DAY_S)
-    results = sum(journal.forget(row.series_uid, row.generation) for row in old)
+    results = 0
+    for row in journal.clearable(now_s - disk.keep_results_days * _DAY_S):
+        results += journal.forget(row.series_uid, row.generation, also=partial(forgotten, row))
     if images or results:
         journal.compact()
     return Cleaned(images, results)

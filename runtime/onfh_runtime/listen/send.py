@@ -20,12 +20,12 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
-from onfh_runtime.errors import OnfhError
+from onfh_runtime.errors import OnfhError, OutputError
 from onfh_runtime.listen.config import Destination
 from onfh_runtime.listen.dead_letter import bury
 from onfh_runtime.listen.journal import Journal
 from onfh_runtime.listen.log import log_event
-from onfh_runtime.listen.records import DeliveryRow, SeriesState
+from onfh_runtime.listen.records import DeliveryRow, SeriesState, StorageError
 from onfh_runtime.listen.store_scu import StoreScu, UnreachableError
 from onfh_runtime.private_log import traceback_without_messages
 
@@ -72,12 +72,15 @@ class Sender:
         ]
 
     def start(self) -> None:
-        """Give up what goes to destinations that are no longer configured, and start the workers."""
+        """Give up what goes to destinations that are no longer configured, and start the workers.
+
+        What cannot be given up now, because no dead letter can be written, is left to the next start.
+        """
         known = {worker.name for worker in self._workers}
         for row in self._journal.due(float("inf")):
             if row.destination not in known:
                 text = f"The configuration names no destination {row.destination} any more."
-                _give_up(self._journal, row, text, self._dead_letter, self._on_delivery)
+                _given_up(self._journal, row, text, self._dead_letter, self._on_delivery)
         for worker in self._workers:
             worker.start()
 
@@ -151,7 +154,14 @@ class _Worker:
         try:
             with self._scu.association({row.sop_class for row in rows}):
                 while waiting and not self._stopping.is_set():
-                    self._send(waiting[0])
+                    try:
+                        self._send(waiting[0])
+                    except (StorageError, UnreachableError):
+                        raise
+                    except Exception as error:  # this object's fault: the others must not wait for it
+                        _log.error("a delivery failed: %s", traceback_without_messages(error))
+                        text = f"The object could not be sent ({type(error).__name__})."
+                        self._not_sent(waiting[0], text, self._backoff_s(waiting[0].tries))
                     waiting.popleft()
                     self._failures = 0
         except UnreachableError as error:
@@ -177,7 +187,8 @@ class _Worker:
             if data.get("SOPInstanceUID") == row.sop_uid:
                 return data
         series = self._journal.series(row.series_uid)
-        if series is not None and (series.state in _UNDER_WAY or series.generation != row.generation):
+        replaced = series is not None and series.generation != row.generation
+        if series is not None and (series.state in _UNDER_WAY or (replaced and series.state is SeriesState.ANSWERED)):
             # Its series is being answered anew, which drops this delivery or has just done so.
             self._journal.failed(row.id, time.time() + self._retry.first_s, "A newer result is under way.")
         else:
@@ -216,7 +227,8 @@ class _Worker:
         return time.time() - max(answered_s, self._started_s) > self._retry.give_up_after_s
 
     def _give_up(self, row: DeliveryRow, text: str) -> None:
-        _give_up(self._journal, row, text, self._dead_letter, self._on_delivery)
+        if not _given_up(self._journal, row, text, self._dead_letter, self._on_delivery):
+            self._journal.failed(row.id, time.time() + self._retry.most_s, text)
 
     def _backoff_s(self, failures: int) -> float:
         """Seconds to wait: doubled with each failure, up to the most, and shortened by chance by up to half."""
@@ -224,12 +236,19 @@ class _Worker:
         return longest * random.uniform(0.5, 1.0)
 
 
-def _give_up(journal: Journal, row: DeliveryRow, text: str, dead_letter: Path, on_delivery: _Counter) -> None:
+def _given_up(journal: Journal, row: DeliveryRow, text: str, dead_letter: Path, on_delivery: _Counter) -> bool:
+    """Give a delivery up; False where its dead letter cannot be written, and it stays due."""
     series = journal.series(row.series_uid)
-    bury(dead_letter, row, study_uid=series.study_uid if series is not None else None, text=text)
+    try:
+        bury(dead_letter, row, study_uid=series.study_uid if series is not None else None, text=text)
+    except (OSError, OutputError) as error:
+        code = error.code if isinstance(error, OutputError) else "output_unwritable"
+        log_event(_log, logging.ERROR, "deliveries_held_up", destination=row.destination, code=code)
+        return False
     journal.dead(row.id, text)
     on_delivery(row.destination, "dead")
     _say(logging.ERROR, "delivery_given_up", row)
+    return True
 
 
 def _say(level: int, event: str, row: DeliveryRow, **more: object) -> None:

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 
+_STRANGERS = 4
+"""Connections from addresses no peer has: enough for them to be told that they are rejected."""
+
 
 class _Handler(RequestHandler):
     """Makes a connection an association of ours."""
@@ -77,7 +80,8 @@ class NodeServer(ThreadedAssociationServer):
         self._tls = tls
         self._max_connections = max_connections
         self._lock = threading.Lock()
-        self._greeting: set[socket.socket] = set()
+        self._greeting: dict[socket.socket, str] = {}
+        """Connections that are no associations yet, and from where."""
         self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), name="dicom-listener")
         super().__init__(ae, address, ae.ae_title, ae.supported_contexts, request_handler=_Handler)
         ae._servers.append(self)  # where its shutdown looks for it
@@ -106,10 +110,14 @@ class NodeServer(ThreadedAssociationServer):
             association.join()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for one more connection."""
+        """Whether there is room for one more connection; strangers have little, so that they leave some to peers."""
+        knows, address = self.service.knows, client_address[0]
         with self._lock:
-            greeting = len(self._greeting)
-        if len(self.active_associations) + greeting < self._max_connections:
+            there = list(self._greeting.values())
+        there += [association.requestor.address or "" for association in self.active_associations]
+        if len(there) < self._max_connections and (
+            knows(address) or sum(not knows(other) for other in there) < _STRANGERS
+        ):
             return True
         log_event(_log, logging.WARNING, "too_many_connections", address=client_address[0])
         return False
@@ -117,8 +125,13 @@ class NodeServer(ThreadedAssociationServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread."""
         with self._lock:
-            self._greeting.add(request)
-        super().process_request(request, client_address)
+            self._greeting[request] = client_address[0]
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there is no thread for it
+            with self._lock:
+                del self._greeting[request]
+            raise
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Agree on TLS, in the connection's own thread: a peer that says nothing must not hold the others up."""
@@ -131,7 +144,8 @@ class NodeServer(ThreadedAssociationServer):
                 super().finish_request(connection, client_address)
         finally:
             with self._lock:
-                self._greeting -= {request, connection}
+                for one in (request, connection):
+                    self._greeting.pop(one, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that could not be served: say so."""
@@ -142,7 +156,7 @@ class NodeServer(ThreadedAssociationServer):
         request.settimeout(REQUEST_S)
         connection = self._tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         with self._lock:
-            self._greeting.add(connection)
+            self._greeting[connection] = self._greeting.pop(request)
         try:
             connection.do_handshake()
         except OSError as error:

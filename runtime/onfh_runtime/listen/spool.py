@@ -19,10 +19,15 @@ from types import TracebackType
 
 from onfh_runtime.listen.records import StorageError
 
-__all__ = ["Spool", "SpoolFile", "Written"]
+__all__ = ["LEAST_ROOM", "Spool", "SpoolFile", "Written"]
 
 _AHEAD = 4 << 20
 """Bytes an object is granted at a time: more than most CT slices."""
+
+LEAST_ROOM = _AHEAD
+"""A spool of fewer bytes takes nothing."""
+
+_LARGEST_MARGIN = 1 << 30
 
 _NAMES = 16
 """Files made ahead: few enough that nobody waits long for them, enough to share the flush of the folder."""
@@ -53,7 +58,7 @@ class Spool:
         Raises:
             StorageError: ``storage_failed``, ``storage_full``.
         """
-        self.folder = folder.resolve()
+        self.folder = folder.parent.resolve() / folder.name  # as the journal names it, also where it is a link
         self._floor = refuse_below_free_bytes
         self._max_bytes = max_bytes
         self._counting = threading.Lock()
@@ -61,8 +66,10 @@ class Spool:
         """Bytes granted to open files that are not written yet."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for parent in [self.folder, *self.folder.parents][:3]:
-                _sync(parent)
+            _sync(self.folder)
+            _sync(self.folder.parent)
+            with contextlib.suppress(PermissionError):  # the folder above may let the node pass, and no more
+                _sync(self.folder.parent.parent)
             self._used = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         except OSError as error:
             raise storage_failure(error, self.folder) from error
@@ -98,14 +105,26 @@ class Spool:
             path.unlink()
             self._used -= size
 
-    def short_bytes(self) -> int:
-        """How many bytes must go before another object is taken; 0 when one is taken now.
+    def short_bytes(self, room: int = _AHEAD) -> int:
+        """How many bytes must go before there is so much room; by default, before another object is taken.
 
         Raises:
             StorageError: ``storage_failed``.
         """
         with self._counting:
-            return max(0, -self._room() + _AHEAD)
+            return max(0, room - self._room())
+
+    def margin(self) -> int:
+        """Bytes of room that retention sees to: a quarter of what may be used, 1 GiB at most.
+
+        Raises:
+            StorageError: ``storage_failed``.
+        """
+        disk = self._disk()
+        size = disk.f_blocks * disk.f_frsize
+        if self._max_bytes is not None:
+            size = min(size, self._max_bytes)
+        return max(_AHEAD, min(_LARGEST_MARGIN, size // 4))
 
     def _grant(self, nbytes: int) -> None:
         """Reserve room for bytes to come."""
@@ -121,14 +140,17 @@ class Spool:
 
     def _room(self) -> int:
         """Bytes that may still be granted; the caller holds ``_counting``."""
-        try:
-            disk = os.statvfs(self.folder)
-        except OSError as error:
-            raise storage_failure(error, self.folder) from error
+        disk = self._disk()
         room = disk.f_bavail * disk.f_frsize - self._floor - self._granted
         if self._max_bytes is not None:
             room = min(room, self._max_bytes - self._used - self._granted)
         return room
+
+    def _disk(self) -> os.statvfs_result:
+        try:
+            return os.statvfs(self.folder)
+        except OSError as error:
+            raise storage_failure(error, self.folder) from error
 
     def _spend(self, nbytes: int) -> None:
         """Granted bytes became bytes of a file."""

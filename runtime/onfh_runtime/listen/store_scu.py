@@ -79,13 +79,16 @@ class StoreScu:
             self._ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
             self._ae.add_requested_context(sop_class, ImplicitVRLittleEndian)
         to = self._destination
-        association = self._ae.associate(
-            to.host,
-            to.port,
-            ae_title=to.ae_title,
-            tls_args=(self._context, to.host) if self._context is not None else None,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _limit_waiting)],
-        )
+        try:
+            association = self._ae.associate(
+                to.host,
+                to.port,
+                ae_title=to.ae_title,
+                tls_args=(self._context, to.host) if self._context is not None else None,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _limit_waiting)],
+            )
+        except (OSError, UnicodeError) as error:  # whoever knows names is away, or does not know this one
+            raise UnreachableError(f"The host of {to.name} is not known here.") from error
         self._association = association
         try:
             # A destination that takes none of the classes is there all the same: store() says what it does not take.

@@ -90,10 +90,10 @@ class Watch:
         heard_s = self._arrivals.heard_s(row.series_uid)
         quiet_s = self._clock.wall() - row.last_s if heard_s is None else self._clock.monotonic() - heard_s
         left = seconds_until_complete(row, self._config.series, max(0.0, quiet_s))
-        if left > 0:
-            return left
         deadline_s = deadline_of(row, route_named(row.route, self._config))
-        if self._journal.mark_ready(row.series_uid, row.generation, deadline_s):
+        if left > 0:
+            return min(left, self._due(replace(row, deadline_at_s=deadline_s)))
+        if self._journal.mark_ready(row.series_uid, row.generation, deadline_s, last_s=row.last_s):
             self._on_ready()
         return 0.0
 

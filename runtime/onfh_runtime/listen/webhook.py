@@ -6,6 +6,7 @@ after a few tries is dropped: the journal, the metrics and the result's folder h
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -62,12 +63,13 @@ def payload_from_series(event: Event, series: SeriesRow) -> dict[str, object]:
 
 
 def check_webhook(config: Webhook) -> None:
-    """Resolve the address of a webhook once.
+    """Resolve the address of a webhook once. A host that is unknown now may be known at the next call.
 
     Raises:
-        UsageError: ``webhook_not_private``, when it is neither on this machine nor on a private network, or unknown.
+        UsageError: ``webhook_not_private``, when it is neither on this machine nor on a private network.
     """
-    _address(urlsplit(config.url))
+    with contextlib.suppress(OSError):
+        _address(urlsplit(config.url))
 
 
 class Caller:
@@ -126,7 +128,7 @@ class Caller:
                 return False
             try:
                 status = _post(self._config.url, body, self._config.timeout_s)
-            except (OSError, http.client.HTTPException, UsageError) as error:
+            except Exception as error:  # nothing that one call meets may end the thread
                 log_event(_log, logging.WARNING, "webhook_failed", tries=attempt + 1, code=_code(error))
                 continue
             if 200 <= status < 300:
@@ -145,15 +147,11 @@ def _address(url: SplitResult) -> tuple[str, int]:
     """The first address of the URL's host, after every one of them was found to be private; and the port.
 
     Raises:
+        OSError: the host is not known.
         UsageError: ``webhook_not_private``.
     """
     port = url.port or (443 if url.scheme == "https" else 80)
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)}
-    except OSError as error:
-        raise UsageError(
-            "webhook_not_private", f"The webhook's host {url.hostname} is not known here ({error.strerror})."
-        ) from error
+    found = {str(info[4][0]) for info in socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)}
     for text in found:
         if not _is_private(text):
             raise UsageError(

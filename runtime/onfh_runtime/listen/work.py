@@ -85,14 +85,26 @@ class Worker:
         self._config, self._bundle, self._journal, self._arrivals = config, bundle, journal, arrivals
         self._watch, self._analyse, self._results = watch, analyse, results
         self._metrics, self._tell, self._deliver, self._clock = metrics, tell, deliver, clock
-        self.busy = False
+        self._storage_failures = 0
+        """How often in a row an answer could not be kept."""
+        self._began_s: float | None = None
+        """When the work on the present series began, by the monotonic clock."""
+
+    @property
+    def busy(self) -> bool:
         """Whether a series is being worked on."""
+        return self._began_s is not None
+
+    def busy_s(self) -> float:
+        """Seconds that the present series is being worked on; 0 when none is."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else self._clock.monotonic() - began_s
 
     def turn(self) -> float:
         """Work on the series that comes next; returns the seconds nothing will be due."""
         # Only this thread works: what is left at this point was given up by an error of the journal.
         for left in self._journal.in_state(SeriesState.WORKING):
-            self._put_off(left, left.tries, BackendError("storage_failed", "The journal could not be written."))
+            self._put_off_for_storage(left, BackendError("storage_failed", "The journal could not be written."))
         ready = self._journal.in_state(SeriesState.READY)
         now_s = self._clock.wall()
         row = next_series(ready, now_s)
@@ -100,11 +112,11 @@ class Worker:
             return min(
                 (other.retry_at_s - now_s for other in ready if other.retry_at_s is not None), default=_LONGEST_S
             )
-        self.busy = True
+        self._began_s = self._clock.monotonic()
         try:
             self._work(row)
         finally:
-            self.busy = False
+            self._began_s = None
         return 0.0
 
     def _work(self, row: SeriesRow) -> None:
@@ -123,8 +135,8 @@ class Worker:
             failure = self._answer(row, last_try=tries >= self._config.tries.analysis)
         except StorageError:
             raise
-        except OutputError as error:  # the disk's fault, not the series'
-            self._put_off(row, tries, error)
+        except OutputError as error:
+            self._put_off_for_storage(row, error)
             return
         except SeriesError as error:
             self._give_up(row, error)
@@ -205,6 +217,8 @@ class Worker:
         outcome = next((status for status in work.statuses if status != "succeeded"), "succeeded")
         outcome = outcome if work.statuses else "skipped"
         late = self._watch.overdue(row)
+        if all(route.name != row.route for route in self._config.routes):
+            log_event(_log, logging.WARNING, "route_unknown", series_uid=row.series_uid, route=row.route)
         destinations = [one for one in self._config.destinations if one.name in results.route.destinations]
         deliveries = deliveries_of(results, destinations)
         if not self._journal.answered(
@@ -218,6 +232,7 @@ class Worker:
             deliveries=deliveries,
         ):
             return  # an image came meanwhile
+        self._storage_failures = 0
         if deliveries:
             self._deliver()
         self._metrics.answered(
@@ -254,12 +269,16 @@ class Worker:
         text = f"The answer came later than the {allowed:g} s that the route {route.name} allows after the last image."
         return analysis.replace(warnings=(*analysis.result.warnings, Note(code="deadline_missed", text=text)))
 
-    def _put_off(self, row: SeriesRow, tries: int, failure: OnfhError) -> None:
+    def _put_off_for_storage(self, row: SeriesRow, failure: OnfhError) -> None:
+        """The disk's fault, not the series': no try of the series, but waited for longer each time."""
+        self._storage_failures += 1
+        self._put_off(row, self._storage_failures, failure, counts=False)
+
+    def _put_off(self, row: SeriesRow, tries: int, failure: OnfhError, *, counts: bool = True) -> None:
         waits = self._config.tries.backoff_s
         wait_s = waits[min(max(tries, 1), len(waits)) - 1]
-        if self._journal.put_off(
-            row.series_uid, row.generation, self._clock.wall() + wait_s, failure.code, failure.text
-        ):
+        retry_at_s = self._clock.wall() + wait_s
+        if self._journal.put_off(row.series_uid, row.generation, retry_at_s, failure.code, failure.text, counts=counts):
             fields = {"series_uid": row.series_uid, "code": failure.code, "tries": tries, "seconds": wait_s}
             log_event(_log, logging.WARNING, "series_put_off", **fields)
 

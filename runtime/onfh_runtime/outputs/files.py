@@ -48,14 +48,18 @@ def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], None]) -> No
 
 
 def ensure_writable(folder: Path) -> None:
-    """Create ``folder`` (and its parents) and prove that a file can be written in it.
+    """Create ``folder`` (and its parents), durably, and prove that a file can be written in it.
 
     Raises:
         OutputError: ``output_unwritable``.
     """
     probe = folder / f".{secrets.token_hex(8)}.tmp"
     try:
+        made = [folder, *folder.parents]
+        made = made[: next(i for i, parent in enumerate(made) if parent.exists())]
         folder.mkdir(parents=True, exist_ok=True)
+        for new in made:
+            _sync_folder(new.parent)
         try:
             probe.write_bytes(b"probe")
         finally:

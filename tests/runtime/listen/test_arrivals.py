@@ -196,3 +196,22 @@ def test_the_thread_works_and_ends(room, compressed):
         time.sleep(0.01)
     room.arrivals.stop()
     assert not room.arrivals._thread.is_alive()
+
+
+def test_what_was_done_early_is_dropped_when_a_series_cannot_be_found(room, compressed, monkeypatch):
+    from onfh_runtime.listen import arrivals
+
+    room.send(compressed)
+    room.arrivals.work_off()
+    free = room.arrivals._frames._free
+
+    def broken(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(arrivals, "find_series", broken)
+    objects = room.journal.objects_of(room.journal.recent(1)[0].series_uid)
+    with pytest.raises(MemoryError):
+        room.arrivals.found(objects)
+    assert room.arrivals._headers == 0
+    assert room.arrivals._frames._free > free
+    assert room.arrivals._frames._frames == {}

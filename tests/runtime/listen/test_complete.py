@@ -48,6 +48,9 @@ RELEASED = replace(ROW, released_s=121.0)
         (ROW, {"complete_when": "count", "count": 41}, 3.0, 597.0),
         (ROW, {"complete_when": "count", "count": 40}, 0.0, 0.0),
         (RELEASED, {"complete_when": "count", "count": 41}, 3.0, 597.0),
+        # Nobody said how many images of a series that was complete come again.
+        (replace(ROW, generation=2), {"complete_when": "count", "count": 40}, 3.0, 2.0),
+        (replace(ROW, generation=2), {"complete_when": "count", "count": 41}, 3.0, 597.0),
     ],
 )
 def test_when_a_series_is_complete(row, rule, quiet_s, left):

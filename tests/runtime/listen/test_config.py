@@ -113,6 +113,9 @@ def test_a_section_without_lines_is_as_if_absent(tmp_path: Path) -> None:
         ("node: {ae_title: 12}", "line 2, node.ae_title: this is no text. Put it in quotes."),
         ("node: {ae_title: ABCDEFGHIJKLMNOPQ}", "an AE title has 1 to 16 printable ASCII characters"),
         ("node: {address: everywhere}", "line 2, node.address: 'everywhere' does not fit."),
+        ("node: {address: 1}", "line 2, node.address: 1 does not fit. It should be: an IP address in quotes."),
+        ("peers: [{name: a, ae_title: A, addresses: [1]}]", "line 2, peers.0.addresses.0: 1 does not fit."),
+        ("webhook: {url: 'http://localhost:99999'}", "line 2, webhook.url: 'http://localhost:99999' does not fit."),
         ("node: 7", "line 2, node: this is no section."),
         ("peers: [{name: a, ae_title: A}]", "line 2, peers.0.addresses: this field must be given."),
         ("peers: [{name: a, ae_title: A, addresses: 10.0.0.1}]", "peers.0.addresses: this is no list."),
@@ -287,3 +290,15 @@ def test_a_key_that_asks_for_a_password_does_not_stop_the_start(tmp_path: Path, 
     subprocess.run(command, check=True, capture_output=True)
     text = f"state_dir: x\nnode: {{tls: {{certificate: {pem}/node.pem, key: {locked}, ca: {pem}/node.pem}}}}"
     assert "line 2, node.tls: " in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("host", ["pacs", "pacs.hospital.example.", "10.0.0.1", "fd00::1", "my_pacs-2"])
+def test_the_host_of_a_destination_is_a_name_or_an_address(tmp_path: Path, host: str) -> None:
+    entry = f"{{name: a, ae_title: A, host: '{host}', port: 1}}"
+    assert read(tmp_path, f"state_dir: x\ndestinations: [{entry}]").destinations[0].host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5", "a..b", "300.1.2.3", "a" * 64, "", "0", "a b", "a." * 127])
+def test_what_is_no_host_is_refused(tmp_path: Path, host: str) -> None:
+    entry = f"{{name: a, ae_title: A, host: '{host}', port: 1}}"
+    assert "destinations.0.host: " in refusal(tmp_path, f"state_dir: x\ndestinations: [{entry}]")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pacs import SR, write_object
@@ -72,6 +74,14 @@ def test_a_missing_object_still_has_its_reason(tmp_path: Path, row: DeliveryRow)
     row.path.unlink()
     path = bury(tmp_path / "dead", row, study_uid=None, text="gone")
     assert json.loads(path.read_text())["file"] is None
+
+
+@pytest.mark.parametrize("other", [lambda path: write_object(path, "1.2.2"), lambda path: path.write_bytes(b"x" * 200)])
+def test_another_object_is_not_kept_in_its_name(tmp_path: Path, row: DeliveryRow, other: Callable[[Path], Any]) -> None:
+    other(row.path)
+    path = bury(tmp_path / "dead", row, study_uid=None, text="replaced")
+    assert json.loads(path.read_text())["file"] is None
+    assert not path.with_suffix(".dcm").exists()
 
 
 def test_names_that_are_no_names_stay_inside(tmp_path: Path, row: DeliveryRow) -> None:

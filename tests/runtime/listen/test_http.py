@@ -312,3 +312,27 @@ def test_ipv6(start: Start) -> None:
     connection.request("GET", "/health/live")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET http://[ HTTP/1.0\r\nHost: localhost\r\n\r\n", b" 400 "),
+        (b"POST /login HTTP/1.0\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b" 413 "),
+    ],
+)
+def test_what_cannot_be_read_is_answered(
+    start: Start, sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert status in raw(start(), sent)
+    assert caplog.records == []
+
+
+def test_results_behind_a_link_are_shown(start: Start, tmp_path: Path, journal: Journal) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results").symlink_to(tmp_path / "disk")
+    answer(journal, SERIES)
+    server = start()
+    (shown,) = json.loads(text(server, "/api/series"))["series"]
+    assert shown["reports"] == [REPORT]
+    assert ask(server, REPORT).status == 200

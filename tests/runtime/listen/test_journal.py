@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -286,3 +287,50 @@ def test_a_journal_that_is_none_or_of_another_time_is_said(tmp_path: Path) -> No
         "journal_damaged",
         "journal_newer",
     ]
+
+
+def test_an_image_that_comes_in_the_last_moment_keeps_a_series_open(state: State) -> None:
+    spool, journal = state
+    keep(spool, journal, "1.2.1", now_s=10.0)
+    seen = series(journal)
+    keep(spool, journal, "1.2.2", now_s=10.5)
+    assert not journal.mark_ready("1.2", seen.generation, 99.0, last_s=seen.last_s)
+    row = series(journal)
+    assert (row.state, row.deadline_at_s) == (SeriesState.RECEIVING, None)
+    assert journal.mark_ready("1.2", row.generation, None, last_s=row.last_s)
+
+
+def test_after_a_start_nothing_waits_for_a_clock_that_was_ahead(state: State) -> None:
+    spool, journal = state
+    for uid in ("1.2", "1.3", "1.4"):
+        keep(spool, journal, f"{uid}.1", series_uid=uid, now_s=1e9)
+    answer(journal, "1.3", deliveries=deliveries(journal, "pacs"))
+    (delivery,) = journal.due(1e9)
+    journal.failed(delivery.id, 1e9, "It is down.")
+    journal.mark_ready("1.4", 1, None)
+    journal.begin("1.4", 1)
+    journal.put_off("1.4", 1, 1e9, "code", "text")
+    journal.recover()  # at 100 s
+    assert series(journal, "1.2").last_s == 100.0
+    assert series(journal, "1.4").retry_at_s == 100.0
+    assert [row.due_s for row in journal.due(100.0)] == [100.0]
+    assert series(journal, "1.3").last_s == 1e9  # answered: nothing waits for it
+
+
+def test_the_study_of_a_series_is_that_of_its_latest_object(state: State) -> None:
+    spool, journal = state
+    keep(spool, journal, "1.2.1")
+    corrected = replace(row_of(spool.write(b"DICM", b"corrected"), "1.2.1"), study_uid="1.99")
+    assert journal.record_object(corrected) is Recorded.REPLACED
+    assert series(journal).study_uid == "1.99"
+
+
+def test_counting_what_is_kept_reads_no_table(state: State) -> None:
+    spool, journal = state
+    keep(spool, journal, "1.2.1", b"one")
+    asked: list[str] = []
+    journal._reader.set_trace_callback(asked.append)
+    assert journal.counts()["object_bytes"] == 7
+    (counting,) = [sql for sql in asked if "SUM(nbytes)" in sql]
+    ((*_, how),) = journal._rows(f"EXPLAIN QUERY PLAN {counting}")
+    assert "USING COVERING INDEX" in how

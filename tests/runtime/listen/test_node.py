@@ -10,8 +10,11 @@ import time
 import urllib.request
 
 import pytest
+from scanner import RawPeer
 
+from onfh_runtime import pipeline
 from onfh_runtime.errors import BackendError, BundleError
+from onfh_runtime.listen import retention
 from onfh_runtime.listen.config import ListenConfig
 from onfh_runtime.listen.journal_view import JournalView
 from onfh_runtime.listen.lane import Lane
@@ -91,6 +94,23 @@ def test_a_series_sent_by_another_program_is_answered(config, tiny_bundle, phant
     assert not is_locked(config.state_dir)
 
 
+def test_what_is_refused_and_open_is_counted(config, tiny_bundle):
+    def metrics():
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/metrics") as response:
+            return response.read().decode()
+
+    with running(config, tiny_bundle) as node, RawPeer(node.port) as stranger, RawPeer(node.port) as peer:
+        assert stranger.associate(called="OTHER")[0] == 3
+        assert peer.associate()[0] == 2
+        assert peer.store(b"\0" * 100, "1.2..3")[0] == 0x0117
+        said = metrics()
+        assert "onfh_associations 1.0" in said
+        assert 'onfh_rejected_total{reason="called_ae_title"} 1.0' in said
+        assert 'onfh_rejected_total{reason="wrong_uid"} 1.0' in said
+        assert peer.release() == 6
+        wait_for(lambda: "onfh_associations 0.0" in metrics())
+
+
 def test_what_a_stopped_node_left_is_taken_up_by_the_next(config, tiny_bundle, phantom_study):
     patient = config.model_copy(update={"series": config.series.model_copy(update={"quiet_s": 600.0})})
     with running(patient, tiny_bundle) as node:
@@ -120,6 +140,20 @@ def test_a_stop_leaves_what_takes_too_long_to_the_next_start(config, tiny_bundle
     with running(config, tiny_bundle) as node:
         (row,) = wait_for(lambda: answered(node))
         assert (row.outcome, row.tries) == ("succeeded", 2)
+
+
+@pytest.mark.parametrize(("said", "gpu"), [({}, 0), ({"gpu": None}, 0), ({"gpu": 3}, 3)])
+def test_it_computes_on_the_gpu_it_is_told(config, tiny_bundle, monkeypatch, said, gpu):
+    asked, opened = [], pipeline.open_compute
+
+    def open_compute(*args, **options):
+        asked.append(options["gpu"])
+        return opened(*args, **options)
+
+    monkeypatch.setattr(pipeline, "open_compute", open_compute)
+    told = ListenConfig.model_validate({**config.model_dump(exclude={"gpu"}), **said})
+    with running(told, tiny_bundle):
+        assert asked == [gpu]
 
 
 def test_one_node_per_folder(config, tiny_bundle):
@@ -156,3 +190,33 @@ def test_a_lane_survives_what_its_turn_raises(caplog):
     assert not lane.alive
     assert "ZeroDivisionError" in caplog.text
     assert "Doe" not in caplog.text
+
+
+def test_a_series_that_never_ends_is_a_problem(config, tiny_bundle):
+    node = Node(config, tiny_bundle)
+    assert node._worker.busy_s() == 0.0
+    node._working.start()
+    node._watching.start()
+    assert node.problems() == []
+    node._worker._began_s = time.monotonic() - 599.0
+    assert node.problems() == []
+    node._worker._began_s -= 2.0
+    assert node.problems() == ["not_working"]
+    assert node.stop()
+
+
+@pytest.mark.parametrize("sign", ["an object", "a refusal"])
+def test_room_is_made_as_soon_as_it_gets_short(config, tiny_bundle, phantom_study, sign, monkeypatch):
+    monkeypatch.setattr(retention, "_GOES_ON_S", 0.0)
+    with running(config, tiny_bundle) as node:
+        send(node.port, phantom_study / "coronal")
+        (row,) = wait_for(lambda: answered(node))
+        (image, *_) = node._journal.objects_of(row.series_uid)
+        node._spool._max_bytes = node._spool.used_bytes  # full
+        node._receiver._on_refused("damaged")
+        if sign == "an object":
+            node._on_object(image)
+        else:
+            node._receiver._on_refused("spool_low")
+        wait_for(lambda: answered(node)[0].missing == row.objects, seconds=40.0)  # it looks each minute anyway
+        wait_for(lambda: node._spool.used_bytes == 0)

@@ -210,5 +210,31 @@ def test_a_node_that_never_started_stops(tmp_path, node):
     from onfh_runtime.listen.config import ListenConfig
 
     config = ListenConfig.model_validate({"state_dir": tmp_path, "node": {"port": free_port()}})
-    other = receive.Receiver(config, node.spool, node.journal, on_object=print, on_released=print)
+    other = receive.Receiver(config, node.spool, node.journal, on_object=print, on_released=print, on_refused=print)
     other.stop()
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["reads-nothing", "unknown-pdu"])
+def test_a_peer_that_lets_nobody_go_is_left(tmp_path, reads):
+    slow = {"port": free_port(), "idle_timeout_s": 20.0}
+    with ReceivingNode(tmp_path / "state", node=slow) as node, RawPeer(node.port) as peer:
+        assert peer.associate()[0] == 2
+        if reads:
+            peer.socket.sendall(pdu(0x99, bytes(4)))
+            time.sleep(0.2)
+        else:
+            asked = pdu(4, pdv(3, 3, store_command("1.2", field=0x30, data_set=0x101))) * 100_000
+            peer.socket.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                peer.socket.sendall(asked)
+        start = time.monotonic()
+        node.receiver.stop(timeout_s=0.5)
+        assert time.monotonic() - start < 4
+        assert node.receiver.open_associations() == 0
+
+
+def test_a_connection_that_comes_and_goes_takes_no_place(tmp_path):
+    with ReceivingNode(tmp_path / "state") as node:
+        with RawPeer(node.port):
+            until(lambda: node.associating() == 1)
+        until(lambda: node.associating() == 0, timeout_s=3.0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import struct
+import threading
 import tracemalloc
+from contextlib import ExitStack
 from copy import deepcopy
 
 import pydicom
@@ -78,6 +80,7 @@ def nothing_kept(node) -> bool:
 def test_another_called_title_is_rejected(start):
     node = start()
     assert rejection(node, called="ORTHANC") == (1, 1, 7)
+    assert node.refused == ["called_ae_title"]
     done = echo(node.port, "-aec", "ORTHANC")
     assert done.returncode != 0
     assert "Called AE Title Not Recognized" in done.stdout + done.stderr
@@ -92,6 +95,7 @@ def test_only_listed_titles_from_listed_addresses_are_accepted(start, caplog):
     assert rejection(node, "127.0.0.2", calling="scanner") == (1, 1, 3)
     done = echo(node.port, "-aet", "SCANNER")
     assert "Calling AE Title Not Recognized" in done.stdout + done.stderr
+    assert node.refused == ["not_a_peer"] * 4
 
 
 def test_a_peer_without_a_route_is_rejected(start):
@@ -101,6 +105,7 @@ def test_a_peer_without_a_route_is_rejected(start):
     )
     assert rejection(node, "127.0.0.2", calling="SCANNER") is None
     assert rejection(node, "127.0.0.2", calling="OTHER") == (1, 1, 3)
+    assert node.refused == ["no_route"]
 
 
 def test_peer_and_route_are_noted_by_their_configured_names(start, image):
@@ -128,6 +133,7 @@ def test_one_association_too_many_may_come_later(start):
         assert rejection(node) == (2, 3, 2)
         done = echo(node.port)
         assert "Local Limit Exceeded" in done.stdout + done.stderr
+        assert node.refused == ["too_many_associations"] * 2
         assert first.release() == 6
         until(lambda: node.receiver.open_associations() == 1)
         assert rejection(node) is None
@@ -149,6 +155,7 @@ def test_an_object_over_the_limit_is_refused_and_the_next_one_taken(start, image
     with RawPeer(node.port) as peer:
         assert peer.associate()[0] == 2
         assert peer.store(large, image.SOPInstanceUID) == (0xA700, f"More than {MIB} bytes.")
+        assert node.refused == ["too_large"]
         assert nothing_kept(node)
         assert peer.store(encoded(image), image.SOPInstanceUID) == (0, "")
         assert peer.release() == 6
@@ -181,27 +188,28 @@ def test_the_watermark_is_told_to_the_sender(start, image, tmp_path, caplog):
     assert "Refused: OutOfResources" in done.stdout + done.stderr
     assert nothing_kept(node)
     assert "was refused with status 0xA700: The disk of" in caplog.text
+    assert node.refused == ["spool_low"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "command", "status"),
+    ("changes", "command", "status", "code"),
     [
-        ({"SOPInstanceUID": "1.2.3"}, {}, 0xA900),
-        ({"SOPClassUID": ENHANCED}, {}, 0xA900),
-        ({}, {"sop_class": ENHANCED}, 0xA900),
-        ({}, {"sop_class": ""}, 0xA900),
-        ({}, {"sop_uid": "1.2.3"}, 0xA900),
-        ({}, {"sop_uid": "../../etc/passwd"}, 0x0117),
-        ({}, {"sop_uid": "1..2"}, 0x0117),
-        ({}, {"sop_uid": ""}, 0x0117),
-        ({}, {"sop_uid": "1." * 40 + "1"}, 0x0117),
-        ({"SOPInstanceUID": None}, {}, 0xA900),
-        ({"SeriesInstanceUID": None}, {}, 0xC000),
-        ({"StudyInstanceUID": None}, {}, 0xC000),
-        ({"StudyInstanceUID": ""}, {}, 0xC000),
+        ({"SOPInstanceUID": "1.2.3"}, {}, 0xA900, "wrong_instance"),
+        ({"SOPClassUID": ENHANCED}, {}, 0xA900, "wrong_class"),
+        ({}, {"sop_class": ENHANCED}, 0xA900, "wrong_class"),
+        ({}, {"sop_class": ""}, 0xA900, "wrong_class"),
+        ({}, {"sop_uid": "1.2.3"}, 0xA900, "wrong_instance"),
+        ({}, {"sop_uid": "../../etc/passwd"}, 0x0117, "wrong_uid"),
+        ({}, {"sop_uid": "1..2"}, 0x0117, "wrong_uid"),
+        ({}, {"sop_uid": ""}, 0x0117, "wrong_uid"),
+        ({}, {"sop_uid": "1." * 40 + "1"}, 0x0117, "wrong_uid"),
+        ({"SOPInstanceUID": None}, {}, 0xA900, "wrong_instance"),
+        ({"SeriesInstanceUID": None}, {}, 0xC000, "wrong_uid"),
+        ({"StudyInstanceUID": None}, {}, 0xC000, "wrong_uid"),
+        ({"StudyInstanceUID": ""}, {}, 0xC000, "wrong_uid"),
     ],
 )
-def test_objects_that_are_not_what_the_request_says_are_refused(start, image, changes, command, status):
+def test_objects_that_are_not_what_the_request_says_are_refused(start, image, changes, command, status, code):
     node = start()
     with RawPeer(node.port) as peer:
         assert peer.associate()[0] == 2
@@ -209,6 +217,7 @@ def test_objects_that_are_not_what_the_request_says_are_refused(start, image, ch
         got, comment = peer.store(encoded(image, **changes), **names)
         assert got == status, comment
         assert comment
+        assert node.refused == [code]
         assert nothing_kept(node)
         assert peer.store(encoded(image), image.SOPInstanceUID) == (0, "")
         assert peer.release() == 6
@@ -234,6 +243,8 @@ def test_bytes_that_are_no_data_set_are_refused(start, data):
         assert peer.associate()[0] == 2
         status, _ = peer.store(data, generate_uid())
         assert status in (0xA900, 0xC000)
+        assert set(node.refused) <= {"damaged", "wrong_class", "wrong_uid"}
+        assert len(node.refused) == 1
         assert nothing_kept(node)
 
 
@@ -260,6 +271,7 @@ def test_a_fault_of_ours_is_never_a_success(start, image, caplog):
     with RawPeer(node.port) as peer:
         assert peer.associate()[0] == 2
         assert peer.store(encoded(image), image.SOPInstanceUID) == (0x0110, "The node failed.")
+        assert node.refused == ["internal_error"]
         assert node.files == []
     assert "a fault of ours, RuntimeError" in caplog.text
     assert "SECRET" not in caplog.text
@@ -284,7 +296,7 @@ def test_a_port_in_use_is_said_at_start(start, tmp_path):
     node = start()
     config = ListenConfig.model_validate({"state_dir": tmp_path, "node": {"port": node.port}})
     with pytest.raises(UsageError) as caught:
-        Receiver(config, node.spool, node.journal, on_object=print, on_released=print)
+        Receiver(config, node.spool, node.journal, on_object=print, on_released=print, on_refused=print)
     assert caught.value.code == "address_unusable"
     assert str(node.port) in caught.value.text
 
@@ -295,3 +307,31 @@ def test_the_status_of_an_echo_with_a_class_that_was_not_accepted_is_an_abort(st
         assert peer.associate([("1.2.840.10008.1.1", (EXPLICIT,)), (CT, ("1.2.3",))])[0] == 2
         peer.socket.sendall(pdu(4, pdv(3, 3, store_command("1.2", field=0x30, data_set=0x101))))
         assert peer.hung_up()
+
+
+def test_strangers_leave_room_for_peers_and_are_told(start):
+    node = start(peers=PEERS)
+    with ExitStack() as open_peers:
+        for _ in range(40):
+            open_peers.enter_context(RawPeer(node.port, "127.0.0.9"))
+        until(lambda: 1 <= node.associating() <= 4 and not node.receiver._server._greeting, timeout_s=5.0)
+        assert rejection(node, "127.0.0.2", calling="SCANNER") is None
+    until(lambda: node.associating() == 0)
+    assert rejection(node, "127.0.0.9", calling="SCANNER") == (1, 1, 3)
+
+
+def test_a_connection_without_a_thread_takes_no_place(start, monkeypatch):
+    node = start()
+    real = threading.Thread.start
+
+    def refused(thread):
+        if thread.name.endswith("(process_request_thread)"):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refused)
+        with RawPeer(node.port) as peer:
+            assert peer.hung_up()
+    assert not node.receiver._server._greeting
+    assert rejection(node) is None

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import shutil
+
 import pydicom
 import pytest
 from listen_room import Room, failing, refusing, series_copy
 
 from onfh_runtime.infer import infer
 from onfh_runtime.listen.records import SeriesState
+from onfh_runtime.listen.results import SeriesResults
+from onfh_runtime.listen.retention import clean
 
 
 @pytest.fixture
@@ -134,3 +138,113 @@ def test_a_failed_study_has_no_preferred_series(room, planes):
         ("not_analysed", False),
         ("failed", False),
     ]
+
+
+def test_a_forgotten_series_is_taken_off_its_study(room, planes):
+    rows = []
+    for plane in ("coronal", "axial"):
+        rows.append(room.answer(planes[plane]))
+        room.wait(1000.0)
+    first, second = rows
+    assert room.result(first).preferred
+    for row in rows:
+        late_s = row.answered_s + room.config.disk.keep_results_days * 86400.0 + 1.0
+        cleaned = clean(room.journal, room.spool, room.config.disk, late_s, forgotten=room.results.forget)
+        assert cleaned.results == 1
+        if row is first:
+            (entry,) = room.study(second).series
+            assert (entry.series_instance_uid, entry.preferred) == (second.series_uid, True)
+            assert room.result(second).preferred
+    assert list(room.results.root.iterdir()) == []
+
+
+def test_a_forgotten_series_that_is_answered_again_stays_on_the_list(room, planes):
+    room.analyse = refusing(room.bundle, [])
+    row = room.answer(planes["axial"][:4])
+    room.results.forget(row)
+    assert len(room.study(row).series) == 1
+
+
+def test_a_series_is_forgotten_while_another_of_its_study_is_written(room, planes, monkeypatch):
+    room.analyse = refusing(room.bundle, [])
+    room.answer(planes["axial"][:4])
+    room.wait(40 * 86400.0)
+    finish = SeriesResults.finish
+
+    def finished(self, skipped):
+        assert clean(room.journal, room.spool, room.config.disk, room.now_s, forgotten=room.results.forget).results
+        finish(self, skipped)
+
+    monkeypatch.setattr(SeriesResults, "finish", finished)
+    row = room.answer(planes["coronal"][:4])
+    assert row.state is SeriesState.ANSWERED
+    assert (row.folder / "sr.dcm").is_file()
+    assert [entry.series_instance_uid for entry in room.study(row).series] == [row.series_uid]
+
+
+def test_what_a_killed_write_left_goes_with_its_study(room, planes):
+    room.analyse = refusing(room.bundle, [])
+    row = room.answer(planes["axial"][:4])
+    (row.folder.parent / ".study.json.0123.tmp").write_text("{")
+    room.wait(40 * 86400.0)
+    assert clean(room.journal, room.spool, room.config.disk, room.now_s, forgotten=room.results.forget).results == 1
+    assert list(room.results.root.iterdir()) == []
+
+
+def test_a_result_that_somebody_deleted_is_no_answer(room, planes, monkeypatch):
+    room.analyse = refusing(room.bundle, [])
+    finish = SeriesResults.finish
+
+    def tidied(self, skipped):
+        finish(self, skipped)
+        shutil.rmtree(self.folder)
+
+    with monkeypatch.context() as context:
+        context.setattr(SeriesResults, "finish", tidied)
+        row = room.answer(planes["axial"][:4])
+    assert (row.state, row.code) == (SeriesState.READY, "output_unwritable")
+    room.wait(60.0)
+    room.settle()
+    assert room.series(row.series_uid).state is SeriesState.ANSWERED
+
+
+def test_what_nobody_got_is_not_superseded(room, planes, monkeypatch):
+    room.analyse = refusing(room.bundle, [])
+    images = planes["axial"]
+    first = uid_of(room.answer(images[:4]).folder / "sr.dcm")
+    finish = SeriesResults.finish
+
+    def interrupted(self, skipped):
+        finish(self, skipped)
+        if self.row.generation == 2:
+            room.send(images[5:6])
+
+    monkeypatch.setattr(SeriesResults, "finish", interrupted)
+    row = room.answer(images[4:5])
+    second = uid_of(row.folder / "sr.dcm")
+    assert (row.generation, row.state) == (3, SeriesState.RECEIVING)
+    room.wait(5.0)
+    room.settle()
+    row = room.series(row.series_uid)
+    assert uid_of(row.folder / "sr.dcm") not in (first, second)
+    assert room.result(row).supersedes == first
+
+
+def test_a_series_that_is_sent_again_with_another_study_is_answered_there(room, planes):
+    room.analyse = refusing(room.bundle, [])
+    images = planes["axial"][:4]
+    before = room.answer(images)
+
+    def corrected(dataset):
+        dataset.StudyInstanceUID = "1.2.3.99"
+
+    row = room.answer(images, edit=corrected)
+    assert (row.state, row.outcome, row.study_uid) == (SeriesState.ANSWERED, "not_analysed", "1.2.3.99")
+    assert row.folder.parent.name == "1.2.3.99"
+    assert not before.folder.parent.exists()
+
+
+def test_a_route_that_is_gone_is_mentioned(room, planes, caplog):
+    room.analyse = refusing(room.bundle, [])
+    assert room.answer(planes["axial"][:4], route="gone").state is SeriesState.ANSWERED
+    assert "route_unknown" in caplog.text

@@ -10,7 +10,7 @@ from kept_objects import answer, keep, open_state
 
 from onfh_runtime.listen.config import Disk
 from onfh_runtime.listen.journal import Journal
-from onfh_runtime.listen.records import NewDelivery, Recorded, SeriesState
+from onfh_runtime.listen.records import NewDelivery, Recorded, SeriesRow, SeriesState, StorageError
 from onfh_runtime.listen.retention import Cleaned, Recovered, clean, recover_spool
 from onfh_runtime.listen.spool import Spool
 
@@ -87,7 +87,7 @@ def test_a_short_spool_gives_up_the_oldest_answers_first(tmp_path: Path, clock: 
         if uid != "1.4":
             answer(journal, uid)
         if spool.short_bytes():
-            assert clean(journal, spool, Disk(), 10.0) == Cleaned(1, 0)
+            assert clean(journal, spool, Disk(), 610.0) == Cleaned(1, 0)
     # 1.4 lies there unanswered; of the others the youngest answer is left.
     missing = {row.series_uid: row.missing for row in journal.recent(10)}
     assert missing == {"1.3": 1, "1.1": 1, "1.2": 0, "1.4": 0}
@@ -194,3 +194,68 @@ def test_a_lost_image_sets_its_series_aside_until_it_is_sent_again(state: tuple[
     row = journal.series("1.2")
     assert row is not None
     assert (row.state, row.generation, row.missing, row.code) == (SeriesState.RECEIVING, 2, 0, None)
+
+
+def test_a_linked_folder_of_images_is_not_taken_for_a_strange_one(tmp_path: Path) -> None:
+    spool, journal = open_state(tmp_path)
+    keep(spool, journal, "1.2.1")
+    (tmp_path / "objects").rename(tmp_path / "elsewhere")
+    (tmp_path / "objects").symlink_to(tmp_path / "elsewhere")
+    again = Spool(tmp_path / "objects")
+    assert recover_spool(again, journal).lost == 0
+    assert files(again) == 1
+    keep(again, journal, "1.2.2")
+    journal.close()
+
+
+def test_images_on_a_disk_that_is_not_mounted_are_not_given_up(tmp_path: Path) -> None:
+    spool, journal = open_state(tmp_path)
+    for sop in ("1.2.1", "1.2.2"):
+        keep(spool, journal, sop)
+    (tmp_path / "objects").rename(tmp_path / "mounted later")
+    with pytest.raises(StorageError, match="None of the 2 images"):
+        recover_spool(Spool(tmp_path / "objects"), journal)
+    (tmp_path / "objects").rmdir()
+    (tmp_path / "mounted later").rename(tmp_path / "objects")
+    again = Spool(tmp_path / "objects")
+    assert recover_spool(again, journal).lost == 0
+    assert files(again) == 2
+    assert journal.series("1.2").state is SeriesState.RECEIVING
+    journal.close()
+
+
+def test_a_full_quota_makes_room_for_more_than_the_next_object(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "objects", max_bytes=40 * MIB)
+    journal = Journal(tmp_path / "journal.sqlite", remove=spool.remove, clock=lambda: 0.0)
+    for i in range(9):
+        keep(spool, journal, f"1.{i}.1", bytes(4 * MIB - 4), series_uid=f"1.{i}")
+        answer(journal, f"1.{i}")
+    assert spool.short_bytes() == 0
+    assert clean(journal, spool, Disk(), 599.0) == Cleaned(0, 0)  # their rest may be on its way
+    assert clean(journal, spool, Disk(), 601.0) == Cleaned(2, 0)
+    assert spool.short_bytes(10 * MIB) == 0
+    assert clean(journal, spool, Disk(), 10.0) == Cleaned(0, 0)
+    journal.close()
+
+
+def test_a_node_killed_while_it_forgets_a_series_forgets_it_again(state: tuple[Spool, Journal]) -> None:
+    spool, journal = state
+    keep(spool, journal, "1.2.1")
+    answer(journal)
+    told = []
+
+    class Killed(BaseException):
+        pass
+
+    def killed(row: SeriesRow) -> None:
+        assert row.folder is not None
+        told.append(row.folder.exists())
+        if len(told) == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        clean(journal, spool, Disk(), 100 * DAY_S, forgotten=killed)
+    assert journal.series("1.2") is not None
+    assert clean(journal, spool, Disk(), 100 * DAY_S, forgotten=killed).results == 1
+    assert journal.series("1.2") is None
+    assert told == [False, False]

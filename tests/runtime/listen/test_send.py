@@ -13,7 +13,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from listen_journal import answer, receive
+from listen_journal import answer, receive, work
 from pacs import SC, SEG, SR, OddScp, StoreScp, free_port, write_object
 
 from onfh_runtime.listen import store_scu
@@ -299,6 +299,17 @@ def test_a_result_whose_file_is_gone_is_given_up(journal: Journal, send: Send, t
         send(to(pacs.port))
         wait_for(lambda: states(journal) == {"1.2.1": "dead", "1.2.2": "sent"})
     assert json.loads((tmp_path / "dead-letter" / "pacs" / "1.2.1.json").read_text())["file"] is None
+
+
+def test_a_result_whose_successor_was_set_aside_is_given_up(journal: Journal, send: Send) -> None:
+    due(journal, "1.2.1")
+    receive(journal, SERIES, ago_s=1)
+    journal.set_aside(SERIES, work(journal, SERIES), "stage_failed", "The segmenter failed.")
+    write_object(row_of(journal, "1.2.1").path, "1.2.99")  # the report of the failure
+    with OddScp(lambda event, uid: 0) as pacs:
+        send(to(pacs.port))
+        wait_for(lambda: states(journal) == {"1.2.1": "dead"})
+        assert pacs.got == []
 
 
 def test_a_destination_that_never_answers_is_left(

@@ -248,3 +248,36 @@ def test_a_full_disk_refuses_and_goes_on(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["spool_low", "storage_full", "storage_full", "new", "None"]
+
+
+def test_a_folder_behind_a_link_is_named_as_the_journal_names_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "objects").symlink_to(tmp_path / "disk")
+    written = Spool(tmp_path / "objects").write(b"", b"pixels")
+    assert written.path.parent == tmp_path.resolve() / "objects"
+    assert (tmp_path / "disk" / written.path.name).read_bytes() == b"pixels"
+
+
+def test_the_folder_above_may_be_closed_to_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights do not stop root, so the system's refusal is played."""
+    real = os.open
+
+    def opened(path, flags, *mode):
+        if Path(path) == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", opened)
+    assert Spool(tmp_path / "state" / "objects").write(b"", b"pixels").path.exists()
+    with pytest.raises(StorageError, match="storage_failed"):
+        Spool(tmp_path / "objects")
+
+
+@pytest.mark.parametrize(("quota", "margin"), [(1 * MIB, 4 * MIB), (40 * MIB, 10 * MIB), (1 << 60, None)])
+def test_retention_sees_to_a_quarter_of_the_room(tmp_path: Path, quota: int, margin: int | None) -> None:
+    spool = Spool(tmp_path / "objects", max_bytes=quota)
+    disk = os.statvfs(tmp_path)
+    assert spool.margin() == (margin or min(1 << 30, disk.f_blocks * disk.f_frsize // 4))
+    assert spool.short_bytes(MIB) == 0
+    if margin is not None:
+        assert spool.short_bytes(quota + 1) == 1

@@ -170,3 +170,12 @@ def test_many_classes_fit_into_one_association() -> None:
         StoreScu(to(pacs.port), "ONFH").association(classes),
     ):
         pass
+
+
+def test_a_host_that_nobody_knows_cannot_be_reached() -> None:
+    """As when the name server is away; "a..b" is a name that cannot even be asked for."""
+    for host in ("a..b", "no-such-host.invalid"):
+        destination = to(1).model_copy(update={"host": host})
+        scu = StoreScu(destination, "ONFH")
+        with pytest.raises(UnreachableError, match="The host of pacs is not known"), scu.association({SR}):
+            pass

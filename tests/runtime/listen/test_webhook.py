@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from onfh_runtime.errors import UsageError
 from onfh_runtime.listen import webhook
@@ -199,7 +200,7 @@ def test_stop_tells_what_waits(receiver: Receiver, call: Callable[..., Caller], 
 @pytest.mark.parametrize(
     "host",
     ["8.8.8.8", "169.254.169.254", "0.0.0.0", "100.64.0.1", "192.0.2.1", "[2001:db8::1]", "[::]", "[fe80::1]",
-     "[::ffff:8.8.8.8]", "224.0.0.1", "no-such-host.invalid"],
+     "[::ffff:8.8.8.8]", "224.0.0.1"],
 )  # fmt: skip
 def test_an_address_that_is_not_private_is_refused_at_start(host: str) -> None:
     with pytest.raises(UsageError, match="webhook_not_private"):
@@ -211,6 +212,35 @@ def test_an_address_that_is_not_private_is_refused_at_start(host: str) -> None:
 )
 def test_private_addresses_are_taken(host: str) -> None:
     check_webhook(Webhook(url=f"https://{host}:8443/x"))
+
+
+def test_a_host_that_is_unknown_now_keeps_no_node_from_starting(
+    call: Callable[..., Caller], outcomes: list[str]
+) -> None:
+    call("http://no-such-host.invalid/x").tell("result", SERIES)
+    wait_for(lambda: outcomes == ["failed"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost/bef\u00fcnde", "http://localhost:99999/x", "http://localhost:abc/", "http://[::1/x", "http://a..b/",
+     f"http://{'a' * 64}/", "http://user@localhost/", "http://localhost/#x", "http://localhost/a b", "ftp://localhost/"],
+)  # fmt: skip
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="in ASCII, without a user"):
+        Webhook(url=url)
+
+
+def test_nothing_that_a_call_meets_ends_the_thread(
+    receiver: Receiver, call: Callable[..., Caller], outcomes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = call(receiver.url)
+    with monkeypatch.context() as context:
+        context.setattr(webhook, "_post", lambda *args: 1 / 0)
+        caller.tell("result", SERIES)
+        wait_for(lambda: outcomes == ["failed"])
+    caller.tell("result", SERIES)
+    wait_for(lambda: outcomes == ["failed", "sent"])
 
 
 def test_a_name_that_moves_elsewhere_is_refused_at_use(

@@ -214,7 +214,7 @@ def test_a_result_that_cannot_be_put_into_words_is_written_as_failed_in_the_end(
     assert (room.state_dir / "results" / row.study_uid / row.series_uid / "result.json").exists()
 
 
-def test_a_full_disk_is_not_the_fault_of_a_series(room, few, monkeypatch):
+def test_a_full_disk_is_not_the_fault_of_a_series(room, few, tiny_bundle, monkeypatch):
     from onfh_runtime.listen import results
 
     def full(*args, **options):
@@ -224,14 +224,30 @@ def test_a_full_disk_is_not_the_fault_of_a_series(room, few, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(results, "write_series", full)
         row = room.answer(few)
+        waits = []
         for _ in range(5):
+            waits.append(row.retry_at_s - room.now_s)
             room.wait(60)
             room.settle()
-    row = room.series(row.series_uid)
-    assert (row.state, row.tries, row.code) == (SeriesState.READY, 6, "output_unwritable")
+            row = room.series(row.series_uid)
+    assert (row.state, row.tries, row.code) == (SeriesState.READY, 0, "output_unwritable")
+    assert waits == pytest.approx([1, 10, 60, 60, 60])
+
+    def killing(candidate, known):
+        raise Killed
+
+    room.analyse = killing
     room.wait(60)
-    room.settle()
-    assert room.series(row.series_uid).state is SeriesState.ANSWERED
+    with pytest.raises(Killed):  # and then the node ends, once
+        room.settle()
+    room.journal.close()
+    again = Room(room.state_dir, tiny_bundle)
+    again.journal.recover()
+    again.analyse = refusing(tiny_bundle, [])
+    again.settle()
+    row = again.series(row.series_uid)
+    assert (row.state, row.tries) == (SeriesState.ANSWERED, 2)
+    again.close()
 
 
 def test_a_series_that_ends_the_node_each_time_is_set_aside(room, few, tiny_bundle):

@@ -88,3 +88,18 @@ def test_ensure_writable_refuses_a_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError):
         ensure_writable(tmp_path)
+
+
+def test_folders_that_are_made_are_named_durably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ensure_writable(tmp_path / "study" / "series")
+    assert flushed == [tmp_path / "study", tmp_path]
+    ensure_writable(tmp_path / "study" / "series")
+    assert len(flushed) == 2

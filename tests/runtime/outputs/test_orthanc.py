@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 import pydicom
 import pytest
+from orthanc import Orthanc, running_orthanc
 from pydicom.dataset import Dataset
 from scanner import dcmtk
 
@@ -28,92 +23,14 @@ from onfh_runtime.outputs.sr import sr_from_result
 from onfh_runtime.result import Result
 
 Send = Callable[[list[Path]], dict[str, str]]
-_START_S = 60.0
 _AET = "ONFHTEST"
-_open = build_opener(ProxyHandler({})).open  # whatever proxy this machine has, this stays on the loopback
-
-
-class Orthanc:
-    """One running archive that hears the loopback only."""
-
-    def __init__(self, folder: Path) -> None:
-        self.http, self.dicom = _free_port(), _free_port()
-        sender = {"AET": _AET, "Host": "127.0.0.1", "Port": 104, "AllowEcho": True, "AllowStore": True}
-        others = dict.fromkeys(("Echo", "Find", "FindWorklist", "Get", "Move", "Store"), False)
-        configuration = {
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.http,
-            "DicomPort": self.dicom,
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "DicomCheckModalityHost": True,
-            "DicomModalities": {"sender": sender},
-            **{f"DicomAlwaysAllow{what}": allowed for what, allowed in others.items()},
-            "Plugins": [],
-            "LuaScripts": [],
-        }
-        (folder / "orthanc.json").write_text(json.dumps(configuration))
-        self._log = (folder / "log").open("w+")
-        self._process = subprocess.Popen(
-            [shutil.which("Orthanc") or "", str(folder / "orthanc.json")],
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-        )
-
-    def wait(self) -> bool:
-        """Whether it answers; False when it ended, as it does when another program took a port."""
-        for _ in range(int(_START_S / 0.05)):
-            if self._process.poll() is not None:
-                return False
-            with suppress(OSError):
-                self.get("system")
-                return True
-            time.sleep(0.05)
-        return False
-
-    def get(self, what: str) -> bytes:
-        with _open(f"http://127.0.0.1:{self.http}/{what}", timeout=30) as answer:
-            return bytes(answer.read())
-
-    def json(self, what: str) -> Any:
-        return json.loads(self.get(what))
-
-    def close(self) -> str:
-        """End it and give its log."""
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.seek(0)
-        text = self._log.read()
-        self._log.close()
-        return text
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    for tool, package in (("Orthanc", "orthanc"), ("storescu", "dcmtk")):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed: apt install {package}")
-    for _ in range(3):
-        archive = Orthanc(tmp_path_factory.mktemp("orthanc"))
-        if archive.wait():
-            break
-        log = archive.close()
-    else:
-        pytest.fail(f"Orthanc does not start: {log}")
-    yield archive
-    archive.close()
+    dcmtk("storescu")  # skips where there is none
+    with running_orthanc(lambda: tmp_path_factory.mktemp("orthanc"), _AET) as archive:
+        yield archive
 
 
 @pytest.fixture
