@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= onfh-demo
 
-.PHONY: help demo test lint triton-server check-platforms bench bench-export train clean
+.PHONY: help demo test lint triton-server gpu-check gpu-packages check-platforms bench bench-compare bench-export bench-peers plots soak soak-short train clean
 
 help:
 	@echo "make demo    analyse a phantom study with the demo bundle (writes $(OUT)/)"
 	@echo "make test    every check: ruff, mypy, pytest"
 	@echo "make triton-server  a real Triton server in .venv-triton (450 MB), which some tests then use"
-	@echo "make bench   what an analysis costs; make bench-export: what an export costs"
+	@echo "make bench   every suite and what an analysis costs (40 minutes); make bench-export: what an export costs"
+	@echo "make bench-compare REVISION=...  suites against another commit; make bench-peers: beside MONAI, SimpleITK, OpenVINO"
+	@echo "make plots   plots and the README's tables, from what was recorded"
+	@echo "make soak    a node under faults, and over 500 studies (80 minutes); make soak-short: five minutes"
+	@echo "make gpu-check     tests and figures of this machine's GPU, under eight minutes (WHEELS=folder)"
+	@echo "make gpu-packages  PyCUDA and CuPy, for the tests of a driver without a GPU"
 	@echo "make train   re-run the recipe of the demo stages (writes runs/; about an hour on two cores)"
 
 $(VENV)/created:
@@ -29,7 +34,7 @@ $(VENV)/runtime: $(VENV)/created setup.py pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/runtime
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) --editable '.[codecs,dev,evaluate,export,listen,rtx,triton]'
+	$(PIP) --editable '.[codecs,dev,evaluate,export,listen,measure,rtx,triton]'
 	$(PIP) --no-deps tensorrt-stubs
 	@touch $@
 
@@ -53,18 +58,59 @@ test: lint
 
 triton-server: .venv-triton/created
 
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+gpu-check:
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(if $(WHEELS),--wheels $(WHEELS))
+
+$(VENV)/gpu: $(VENV)/dev benchmarks/pycuda_wheel.py
+	$(PIP) cupy-cuda13x nvidia-cuda-runtime nvidia-cuda-profiler-api mako platformdirs pytools setuptools wheel
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation --dest $(VENV)/pycuda pycuda==2026.1
+	$(BIN)/python benchmarks/pycuda_wheel.py $(VENV)/pycuda/pycuda-2026.1.tar.gz $(VENV)/pycuda
+	$(PIP) --no-deps $(VENV)/pycuda/pycuda-*.whl
+	@touch $@
+
+gpu-packages: $(VENV)/gpu
+
 check-platforms: $(VENV)/created
 	$(BIN)/python benchmarks/check_platforms.py
 
+REVISION ?= HEAD
+SUITES ?=
+
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/spine.py
+	$(BIN)/python benchmarks/run.py --large
+	$(BIN)/python benchmarks/spine.py --json benchmarks/results/spine-2-core-cpu.json
+
+bench-compare: $(VENV)/dev
+	$(BIN)/python benchmarks/compare.py --against $(REVISION) $(SUITES)
+
+plots: $(VENV)/dev
+	$(BIN)/python benchmarks/plots.py
+	$(BIN)/python benchmarks/readme_table.py
 
 bench-export: $(VENV)/dev
 	$(BIN)/python benchmarks/upernet_rewrite.py --json benchmarks/results/upernet-rewrite-2-core-cpu.json
 	$(BIN)/python benchmarks/export.py --json benchmarks/results/export-2-core-cpu.json
 
+# The peers bring their own versions of everything but torch.
+.venv-peers/created: benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r benchmarks/peers/requirements.txt
+	@touch $@
+
+bench-peers: $(VENV)/dev .venv-peers/created
+	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers-2-core-cpu.json
+	$(BIN)/python benchmarks/preprocess_peers.py --json benchmarks/results/preprocess-peers-2-core-cpu.json
+
+soak: $(VENV)/dev
+	$(BIN)/python benchmarks/soak.py --json benchmarks/results/listen-soak-2-core-cpu.json
+
+soak-short: $(VENV)/dev
+	$(BIN)/python benchmarks/soak.py --short
+
 train: $(VENV)/dev
 	$(BIN)/onfh train runs/phantoms --phantoms --out runs/demo
 
 clean:
-	rm -rf $(VENV) .venv-triton onfh-demo build *.egg-info
+	rm -rf $(VENV) .venv-triton .venv-peers onfh-demo build *.egg-info

@@ -49,24 +49,24 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def tables() -> dict[str, float]:
+def tables(slices: int = SLICES, patients: int = PATIENTS, rounds: int = ROUNDS) -> dict[str, float]:
     """Compute every table once; the child's work."""
     import numpy as np
 
     from onfh_runtime import evaluation
 
     rng = np.random.default_rng(0)
-    patient = np.sort(np.concatenate([np.arange(PATIENTS), rng.integers(PATIENTS, size=SLICES - PATIENTS)]))
-    ill = rng.random(PATIENTS) < 0.5
-    labels = ill[patient] & (rng.random(SLICES) < 0.7)
+    patient = np.sort(np.concatenate([np.arange(patients), rng.integers(patients, size=slices - patients)]))
+    ill = rng.random(patients) < 0.5
+    labels = ill[patient] & (rng.random(slices) < 0.7)
 
     def scores(truth: NDArray[np.bool_], who: NDArray[np.int64]) -> NDArray[np.float32]:
-        mood = rng.normal(size=PATIENTS)[who]
+        mood = rng.normal(size=patients)[who]
         value: NDArray[np.float32] = (1 / (1 + np.exp(2 - 5 * truth - mood - rng.normal(size=len(who))))).astype("f4")
         return value
 
-    everyone, both_sides = np.arange(PATIENTS), np.repeat(np.arange(PATIENTS), 2)
-    side_labels = ill[both_sides] & (rng.random(2 * PATIENTS) < 0.7)
+    everyone, both_sides = np.arange(patients), np.repeat(np.arange(patients), 2)
+    side_labels = ill[both_sides] & (rng.random(2 * patients) < 0.7)
     levels = {
         "slice": (scores(labels, patient), labels, patient),
         "patient": (scores(ill, everyone), ill, everyone),
@@ -89,10 +89,10 @@ def tables() -> dict[str, float]:
             if name == "patient":
                 evaluation.delong_interval(p, y)
             figures = evaluation.classification_statistics(p, y, 0.5, cluster, clusters)
-            count += len(evaluation.bootstrap_intervals(figures, clusters, rounds=ROUNDS))
+            count += len(evaluation.bootstrap_intervals(figures, clusters, rounds=rounds))
     first, second = levels["slice"][0], scores(labels, patient)
-    one, other = (evaluation.area_statistic(run, labels, patient, PATIENTS) for run in (first, second))
-    evaluation.bootstrap_intervals({"difference": lambda w: one(w) - other(w)}, PATIENTS, rounds=ROUNDS)
+    one, other = (evaluation.area_statistic(run, labels, patient, patients) for run in (first, second))
+    evaluation.bootstrap_intervals({"difference": lambda w: one(w) - other(w)}, patients, rounds=rounds)
     first, second = levels["patient"][0], scores(ill, everyone)
     evaluation.delong_test(first, second, ill)
     pair = evaluation.paired_counts(first[ill] >= 0.5, second[ill] >= 0.5)

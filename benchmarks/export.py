@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from onfh_runtime.measure import machine_fingerprint
+
 ROOT = Path(__file__).resolve().parents[1]
 PHASE = re.compile(r"^(\S.*?) +([\d.]+) s$")
 TARGET_S = {"demo": 180, "large": 480}
@@ -74,10 +76,7 @@ def main() -> int:
     parser.add_argument("--no-large", action="store_true", help="leave out ViT-B/16 + UperNet-Swin-T")
     parser.add_argument("--no-engines", action="store_true", help="leave out the TensorRT-RTX plans")
     options = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from spine import machine
-
-    figures: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg()}
+    figures: dict[str, Any] = {"machine": machine_fingerprint()}
     with tempfile.TemporaryDirectory() as name:
         # The checkpoints are made in processes of their own: a child's peak memory starts at what its parent held.
         demo, large = Path(name) / "demo", Path(name) / "large"

@@ -3,8 +3,6 @@
 Every case runs `onfh infer` as a process of its own, imports included, on one axial study of 120 slices of 512 x 512.
 Wall time and peak memory are the operating system's; the time inside ONNX Runtime calls is what the process logs of
 each call. Ratios are within one run; the median of the runs is quoted, with the spread.
-
-Not measured: a cold page cache (the first, uncounted run warms it), several studies in a row, a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -20,14 +17,18 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from onfh_runtime.cli.infer import demo_bundle
-from onfh_runtime.cpu import cpu_name
+from onfh_runtime.measure.record import record
 from onfh_runtime.phantom import write_demo_study
 
 ROOT = Path(__file__).resolve().parents[1]
+DOES_NOT_MEASURE = (
+    "a cold page cache: the first, uncounted run warms it",
+    "several studies in a row: bench_pipeline.py",
+    "a GPU: make gpu-check",
+)
 CALL = re.compile(r"ran (\w+) on (\d+) rows in ([\d.]+) ms")
 
 
@@ -118,18 +119,6 @@ def install_size() -> dict[str, float]:
     return {"total_mb": total, **largest}
 
 
-def machine() -> dict[str, object]:
-    """What the figures were taken on."""
-    packages = ("numpy", "onnxruntime", "pydicom", "highdicom")
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        **{name: version(name) for name in packages},
-    }
-
-
 def main() -> int:
     """Measure and print everything; write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -139,7 +128,7 @@ def main() -> int:
     parser.add_argument("--no-large", action="store_true", help="leave out ViT-B/16 + UperNet-Swin-T (needs torch)")
     parser.add_argument("--no-install", action="store_true", help="leave out the size of an installation")
     options = parser.parse_args()
-    figures: dict[str, object] = {"machine": machine(), "load_before": os.getloadavg()}
+    figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_demo_study(folder / "study")
@@ -158,8 +147,10 @@ def main() -> int:
     if not options.no_install:
         figures["install"] = install_size()
     if options.json:
+        settings = {"runs": options.runs, "large_runs": options.large_runs, "slices": 120, "matrix": 512}
+        made = record("spine", "make bench", settings=settings, results=figures, does_not_measure=DOES_NOT_MEASURE)
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        options.json.write_text(json.dumps(made, indent=1) + "\n")
     return 0
 
 

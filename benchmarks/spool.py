@@ -22,12 +22,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from spine import machine
-
 from onfh_runtime.listen.config_checks import file_system_of
 from onfh_runtime.listen.journal import Journal
 from onfh_runtime.listen.records import ObjectRow
 from onfh_runtime.listen.spool import Spool
+from onfh_runtime.measure import machine_fingerprint
 
 Write = Callable[[Path, Spool, bytes], Path]
 
@@ -142,7 +141,7 @@ def main() -> None:
             f" p95 {rows[-1]['call_ms_p95']:.2f}"
         )
     if options.out:
-        about = {"machine": machine(), "file_system": file_system_of(options.folder.resolve())}
+        about = {"machine": machine_fingerprint(), "file_system": file_system_of(options.folder.resolve())}
         about |= {"kib": options.kib, "objects": options.objects, "rounds": options.rounds, "rows": rows}
         options.out.write_text(json.dumps(about, indent=1) + "\n")
 

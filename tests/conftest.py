@@ -11,7 +11,7 @@ import pytest
 TOOLS = ("g++", "dciodvfy", "openssl", "storescp", "storescu", "Orthanc", "chromium", "chromedriver")
 """Debian tools that some tests drive; those tests skip with a reason where a tool is absent."""
 
-PACKAGES = ("dcmqi",)
+PACKAGES = ("dcmqi", "nvtx", "viztracer")
 """Python packages of programs, the same; only some platforms have them."""
 
 

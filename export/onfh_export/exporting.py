@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from onfh_export.config import SOURCE_FIELDS
 from onfh_export.export_card import export_card
+from onfh_export.graph.int8 import int8_from_float
 from onfh_export.graph.precision import Io
 from onfh_export.onnx_export import INPUT_NAME, OUTPUT_NAME
 from onfh_export.parity import Parity
@@ -30,12 +31,21 @@ from onfh_export.parity_report import (
 )
 from onfh_export.phases import Phases
 from onfh_export.plans import engines_here, requested_plans, write_plans
-from onfh_export.reduction import Reduced, compared, reduced_and_compared
+from onfh_export.reduction import INT8_COLUMN, Reduced, compared, reduced_and_compared
 from onfh_export.reference import Reference, reference_studies
 from onfh_export.sources import Source, open_source
 from onfh_export.stage_graph import STAGES, FloatStage, float_stage, graph_of
 from onfh_export.write_bundle import new_bundle, seal_bundle, validated
-from onfh_runtime.bundle import SCHEMA, Bundle, LoadedBundle, Precision, StageName, load_bundle
+from onfh_runtime.bundle import (
+    SCHEMA,
+    Bundle,
+    Graph,
+    LoadedBundle,
+    ModelPrecision,
+    Precision,
+    StageName,
+    load_bundle,
+)
 from onfh_runtime.engines import EngineOptions
 from onfh_runtime.errors import BackendError, OnfhError
 
@@ -70,6 +80,7 @@ class ExportOptions:
         rewrites: whether to make stages cheaper by exact rewrites.
         reference: folder of studies for the parity gate; None for phantoms.
         phantoms: how many; None for 12, or fewer when the stages are large.
+        classifier_int8: whether to write the classifier with INT8 weights as well, which a CPU then runs.
         accept_drift: write the bundle even if a parity limit is breached; it is recorded.
         flavours: TensorRT flavours to build plans with.
         targets: compute capabilities to build for; empty for the GPU of this machine.
@@ -81,6 +92,7 @@ class ExportOptions:
     io: Io = "fp32"
     opset: int = 18
     rewrites: bool = True
+    classifier_int8: bool = False
     reference: Path | None = None
     phantoms: int | None = None
     accept_drift: bool = False
@@ -142,6 +154,11 @@ def bundle_from_stages(
             for note in stages[stage].notes:
                 phases.say(f"  {note}")
         rules = rules.model_copy(update={stage: made.spec for stage, made in stages.items()})
+        int8 = None
+        if options.classifier_int8:
+            int8 = folder / "classifier" / "model.int8.onnx"
+            with phases.phase("classifier: INT8 weights"):
+                int8_from_float(stages["classifier"].path, int8)
         with phases.phase("reference studies"):
             count = options.phantoms or _phantoms(stages)
             reference = reference_studies(options.reference, rules, count=count, progress=phases.step)
@@ -149,20 +166,28 @@ def bundle_from_stages(
         reduced = None
         if options.precision == "fp32":
             with phases.phase("parity on the reference"):
-                parity = compared(stages, rules, reference, phases)
+                parity = compared(stages, rules, reference, phases, int8=int8)
         else:
             reduced, parity = reduced_and_compared(
-                folder, scratch, stages, rules, reference, precision=options.precision, io=options.io, phases=phases
+                folder,
+                scratch,
+                stages,
+                rules,
+                reference,
+                precision=options.precision,
+                io=options.io,
+                int8=int8,
+                phases=phases,
             )
         found = _judged(parity, rules, options, phases)
-        rules = _finished(rules, sources, stages, reduced)
+        rules = _finished(rules, sources, stages, reduced, int8)
         _require_half(rules, options.precision)
         if reduced is not None:
             for stage, islands in reduced.islands.items():
                 more = "" if islands.minimal else "; the search ran out of trials, fewer might do"
                 phases.say(f"{stage}: {len(islands.keep)} node(s) stay FP32, found in {islands.trials} trial(s){more}")
         write_plans(folder, plans, rules, options.precision, options.engine, phases)
-        asked = _with_engines(folder, stages, rules, reference, reduced, phases)
+        asked = _with_engines(folder, stages, rules, reference, reduced, int8, phases)
         if asked is not None:
             parity = asked
             found = _judged(parity, rules, options, phases)
@@ -248,6 +273,7 @@ def _with_engines(
     rules: Bundle,
     reference: Reference,
     reduced: Reduced | None,
+    int8: Path | None,
     phases: Phases,
 ) -> Parity | None:
     """The comparison once more with the engines that run on this machine; None where there is none, or none opens."""
@@ -259,7 +285,14 @@ def _with_engines(
             emulations = reduced.emulations if reduced is not None else None
             precision = reduced.precision if reduced is not None else "fp16"
             return compared(
-                stages, rules, reference, phases, emulations=emulations, precision=precision, engines=engines
+                stages,
+                rules,
+                reference,
+                phases,
+                emulations=emulations,
+                precision=precision,
+                int8=int8,
+                engines=engines,
             )
     except BackendError as error:
         phases.say(f"! The engines were not asked: {error}")
@@ -268,10 +301,12 @@ def _with_engines(
 
 def _breached(found: Sequence[Breach], precision: Precision) -> OnfhError:
     lines = " ".join(breach_line(breach) for breach in found)
+    columns = {breach.column for breach in found}
     return OnfhError(
         "parity_breached",
         f"The export changed answers beyond the limits of the configuration, and no bundle was written. {lines}",
-        ("" if precision == "fp32" else "Try --precision fp32. ")
+        ("Leave out --classifier-int8. " if INT8_COLUMN in columns else "")
+        + ("Try --precision fp32. " if precision != "fp32" and columns != {INT8_COLUMN} else "")
         + "Change the limits under `parity`, or take it with --accept-drift, which is recorded.",
     )
 
@@ -292,18 +327,21 @@ def _finished(
     sources: Mapping[StageName, Source],
     stages: Mapping[StageName, FloatStage],
     reduced: Reduced | None,
+    int8: Path | None,
 ) -> Bundle:
     """The bundle's content with what export found out."""
     changes: dict[str, Any] = {}
     for stage in STAGES:
-        models: dict[Precision, str] = {"fp32": f"{stage}/model.onnx"}
-        graphs = {"fp32": stages[stage].graph}
+        models: dict[ModelPrecision, str] = {"fp32": f"{stage}/model.onnx"}
+        graphs: dict[ModelPrecision, Graph] = {"fp32": stages[stage].graph}
+        rewrites = stages[stage].graph.rewrites
         if reduced is not None:
             models[reduced.precision] = f"{stage}/{reduced.paths[stage].name}"
             half = onnx.load(reduced.paths[stage])
-            graphs[reduced.precision] = graph_of(
-                half, islands=reduced.islands[stage], rewrites=stages[stage].graph.rewrites
-            )
+            graphs[reduced.precision] = graph_of(half, islands=reduced.islands[stage], rewrites=rewrites)
+        if stage == "classifier" and int8 is not None:
+            models["int8"] = f"{stage}/{int8.name}"
+            graphs["int8"] = graph_of(onnx.load(int8), rewrites=rewrites)
         changes[stage] = stages[stage].spec.model_copy(
             update={"architecture": sources[stage].architecture, "models": models, "graphs": graphs}
         )

@@ -19,7 +19,7 @@ from onfh_runtime.answer import Prepared, answer
 from onfh_runtime.bundle import Bundle
 from onfh_runtime.errors import BackendError, OnfhError
 from onfh_runtime.findings import gated_slices
-from onfh_runtime.stages import StageRunner
+from onfh_runtime.stages import StageRunner, precision_of
 from onfh_runtime.timing import Stopwatch
 
 __all__ = ["NOT_A_PROBABILITY", "Column", "Comparison", "Kind", "Near", "Parity", "Ran", "compare"]
@@ -165,7 +165,8 @@ def compare(
 
 def _ran(column: Column) -> Ran:
     backend = column.classifier.backend
-    return Ran(column.name, column.kind, backend.name, backend.precision, backend.device)
+    precision = precision_of(backend, column.segmenter.backend)
+    return Ran(column.name, column.kind, backend.name, precision, backend.device)
 
 
 def _trusted(study: ReferenceStudy, rules: Bundle, column: Column) -> Said:

@@ -22,18 +22,20 @@ from onfh_export.row_gate import row_gate
 from onfh_export.stage_graph import STAGES, FloatStage
 from onfh_runtime.backends import StageBackend
 from onfh_runtime.backends.ort_backend import OrtBackend
-from onfh_runtime.bundle import Bundle, Stage, StageName
+from onfh_runtime.bundle import Bundle, ModelPrecision, Stage, StageName
 from onfh_runtime.errors import BackendError, OnfhError
 from onfh_runtime.preprocess import stage_input
 from onfh_runtime.stages import StageRunner
 
-__all__ = ["Half", "Reduced", "compared", "reduced_and_compared"]
+__all__ = ["INT8_COLUMN", "Half", "Reduced", "compared", "reduced_and_compared"]
 
 Half = Literal["fp16", "bf16"]
 _ROWS_GMAC = 600.0
 _ROWS = (4, 24)
 """Rows the search looks at: as many as so much work allows, within these bounds."""
 _SEED = 0
+INT8_COLUMN = "onnx int8/fp32"
+"""What a CPU runs of a bundle with an INT8 classifier: that, and the FP32 segmenter."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def reduced_and_compared(
     *,
     precision: Half,
     io: Io,
+    int8: Path | None = None,
     phases: Phases,
 ) -> tuple[Reduced, Parity]:
     """Find the islands of both stages, write their half graphs, and take the reference through every column.
@@ -77,6 +80,7 @@ def reduced_and_compared(
         reference: the studies.
         precision: of everything that is no island.
         io: of the half graphs' inputs and outputs.
+        int8: see :func:`compared`.
         phases: told of every phase.
     """
     rows = {stage: _rows(stage, stages, reference.studies) for stage in STAGES}
@@ -101,7 +105,7 @@ def reduced_and_compared(
             break
         before = kept
         with phases.phase("parity on the reference"):
-            parity = compared(stages, rules, reference, phases, emulations=emulations, precision=precision)
+            parity = compared(stages, rules, reference, phases, emulations=emulations, precision=precision, int8=int8)
         worst = _worth_another_search(parity, rules, reference)
         if last or not worst:
             break
@@ -118,6 +122,7 @@ def compared(
     *,
     emulations: Mapping[StageName, Path] | None = None,
     precision: Half = "fp16",
+    int8: Path | None = None,
     engines: Mapping[str, Mapping[StageName, StageBackend]] | None = None,
 ) -> Parity:
     """Take the reference through every column: the sources, ONNX FP32, what stands in for the half graphs, and engines.
@@ -129,6 +134,7 @@ def compared(
         phases: told of the progress.
         emulations: for each stage the graph that stands in for its half graph on this CPU, if there is one.
         precision: of those.
+        int8: the classifier with INT8 weights, if there is one.
         engines: for each column's name both stages, opened on this machine's GPU; closed at the end.
     """
     with ExitStack() as opened:
@@ -138,19 +144,18 @@ def compared(
         kinds = {runner.backend.name for runner in sources.values()}
         name = "torch fp32" if kinds == {"torch"} else "source fp32"
         columns = [Column(name, "reference", sources["classifier"], sources["segmenter"])]
-        graphs = {"onnx fp32": {stage: made.path for stage, made in stages.items()}}
+
+        def on_cpu(stage: StageName, path: Path, precision: ModelPrecision) -> StageRunner:
+            return opened.enter_context(_running(stage, stages[stage].spec, OrtBackend(path, precision=precision)))
+
+        full = {stage: on_cpu(stage, made.path, "fp32") for stage, made in stages.items()}
+        columns.append(Column("onnx fp32", "computed", full["classifier"], full["segmenter"]))
         if emulations is not None:
-            graphs[f"onnx {precision}"] = dict(emulations)
-        for name, paths in graphs.items():
-            half = name != "onnx fp32"
-            runners = {
-                stage: opened.enter_context(
-                    _running(stage, stages[stage].spec, OrtBackend(path, precision=precision if half else "fp32"))
-                )
-                for stage, path in paths.items()
-            }
-            kind: Literal["emulated", "computed"] = "emulated" if half else "computed"
-            columns.append(Column(name, kind, runners["classifier"], runners["segmenter"]))
+            half = {stage: on_cpu(stage, path, precision) for stage, path in emulations.items()}
+            columns.append(Column(f"onnx {precision}", "emulated", half["classifier"], half["segmenter"]))
+        if int8 is not None:
+            eight = on_cpu("classifier", int8, "int8")
+            columns.append(Column(INT8_COLUMN, "computed", eight, full["segmenter"]))
         for name, backends in (engines or {}).items():
             runners = {
                 stage: opened.enter_context(_running(stage, stages[stage].spec, backend))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from onfh_runtime.cpu import cores
 from onfh_runtime.errors import BundleError
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Graph",
     "Island",
     "LoadedBundle",
+    "ModelPrecision",
     "ParityLimits",
     "PatientRule",
     "Precision",
@@ -40,6 +43,8 @@ __all__ = [
 SCHEMA = "onfh-bundle/1"
 StageName = Literal["classifier", "segmenter"]
 Precision = Literal["fp32", "fp16", "bf16"]
+ModelPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+"""That of a file: ``int8`` has weights of eight bits, is for ONNX Runtime on a CPU, and no GPU runs it."""
 _BLOCK = 1 << 20
 
 
@@ -110,8 +115,8 @@ class Stage(_Model):
     """
 
     architecture: str
-    models: dict[Precision, str] = Field(min_length=1)
-    graphs: dict[Precision, Graph] = {}
+    models: dict[ModelPrecision, str] = Field(min_length=1)
+    graphs: dict[ModelPrecision, Graph] = {}
     input_name: str
     output_name: str
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
@@ -229,7 +234,12 @@ class LoadedBundle:
     content: Bundle
     sha256: str
 
-    def model_path(self, stage: StageName, precision: Precision) -> Path:
+    def cpu_precision(self, stage: StageName) -> ModelPrecision:
+        """Which of a stage's files ONNX Runtime runs on a CPU: INT8 where export was asked for it, else FP32."""
+        models = (self.content.classifier if stage == "classifier" else self.content.segmenter).models
+        return "int8" if "int8" in models else "fp32"
+
+    def model_path(self, stage: StageName, precision: ModelPrecision) -> Path:
         """Path of a stage's ONNX file; BundleError ``precision_missing`` when the bundle holds none."""
         models = (self.content.classifier if stage == "classifier" else self.content.segmenter).models
         if precision not in models:
@@ -287,16 +297,18 @@ def load_bundle(root: Path) -> LoadedBundle:
                 f"The bundle in {root} holds {name}, which bundle.json does not list.",
                 "Remove it, or export the bundle again.",
             )
-    for name, expected in content.files.items():
-        file = root / name
-        if not file.is_file():
+    for name in content.files:
+        if not (root / name).is_file():
             raise BundleError(
                 "bundle_file_missing", f"The bundle in {root} lacks {name}.", "Copy the whole folder again."
             )
-        if sha256_of(file) != expected:
+    with ThreadPoolExecutor(cores()) as pool:  # hashing lets other threads run
+        hashes = list(pool.map(sha256_of, [root / name for name in content.files]))
+    for (name, expected), found in zip(content.files.items(), hashes, strict=True):
+        if found != expected:
             raise BundleError(
                 "bundle_hash_mismatch",
-                f"{file} is not the file the bundle was made with (its SHA-256 differs).",
+                f"{root / name} is not the file the bundle was made with (its SHA-256 differs).",
                 "Copy the whole folder again, or export it again.",
             )
     return LoadedBundle(root, content, hashlib.sha256(raw).hexdigest())

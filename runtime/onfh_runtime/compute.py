@@ -15,7 +15,7 @@ from onfh_runtime.backends.choice import Choice, choose_backend, next_best
 from onfh_runtime.bundle import Bundle, LoadedBundle, StageName
 from onfh_runtime.errors import BackendError
 from onfh_runtime.result import Engine
-from onfh_runtime.stages import StageRunner, open_runner
+from onfh_runtime.stages import StageRunner, open_runner, precision_of
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import Volume
 
@@ -68,6 +68,10 @@ class Compute(Protocol):
         """Give up what the job holds; to be called for every loaded job, and may be called more than once."""
         ...
 
+    def captured(self) -> dict[StageName, tuple[int, ...]]:
+        """Batch sizes that run as CUDA graphs, by stage; empty on a host."""
+        ...
+
     def close(self) -> None:
         """Release both stages; may be called more than once."""
         ...
@@ -97,8 +101,8 @@ class HostCompute:
     ) -> None:
         self._rules, self._classifier, self._segmenter = rules, classifier, segmenter
         self.warnings = warnings
-        backend = classifier.backend
-        self.engine = Engine(backend=backend.name, precision=backend.precision, device=backend.device)
+        backend, precision = classifier.backend, precision_of(classifier.backend, segmenter.backend)
+        self.engine = Engine(backend=backend.name, precision=precision, device=backend.device)
 
     def load(self, prepared: Prepared, volume: Volume, known: Mapping[int, float], clock: Stopwatch) -> Job:
         """Make stage 1's input."""
@@ -123,6 +127,10 @@ class HostCompute:
     def drop(self, job: Job) -> None:
         """A host's job holds nothing but arrays."""
 
+    def captured(self) -> dict[StageName, tuple[int, ...]]:
+        """A host has no graphs."""
+        return {}
+
     def close(self) -> None:
         """Close both stages."""
         self._classifier.close()
@@ -135,6 +143,7 @@ def open_compute(
     *,
     threads: int = 0,
     gpu: int = 0,
+    graphs: bool = True,
     progress: Progress | None = None,
 ) -> Compute:
     """Both stages of a bundle on the named backend.
@@ -145,6 +154,7 @@ def open_compute(
             warning for the results, where what should run on the GPU could not be opened after all.
         threads: threads for one operator on the host, 0 for every core.
         gpu: which GPU, in the driver's order.
+        graphs: whether TensorRT's runs are captured into CUDA graphs.
         progress: told of the steps when an engine has to be built.
 
     Raises:
@@ -156,7 +166,7 @@ def open_compute(
     choice = choose_backend(backend, gpu)
     while choice.on_device:
         try:
-            return _on_device(bundle, choice, gpu, progress)
+            return _on_device(bundle, choice, gpu, graphs=graphs, progress=progress)
         except BackendError as error:
             if backend != "auto":
                 raise
@@ -170,7 +180,7 @@ def open_compute(
     return HostCompute(bundle.content, *runners, warnings=choice.warnings)
 
 
-def _on_device(bundle: LoadedBundle, choice: Choice, gpu: int, progress: Progress | None) -> Compute:
+def _on_device(bundle: LoadedBundle, choice: Choice, gpu: int, *, graphs: bool, progress: Progress | None) -> Compute:
     from onfh_runtime.backends.on_device import open_device_stage
     from onfh_runtime.device import open_device
     from onfh_runtime.device_compute import DeviceCompute
@@ -183,7 +193,7 @@ def _on_device(bundle: LoadedBundle, choice: Choice, gpu: int, progress: Progres
         stream = device.stream()
         stages = []
         for stage, spec in zip(_STAGES, (rules.classifier, rules.segmenter), strict=True):
-            run = open_device_stage(bundle, stage, choice.backend, device, stream, progress=progress)
+            run = open_device_stage(bundle, stage, choice.backend, device, stream, graphs=graphs, progress=progress)
             opened.callback(run.close)
             stages.append(DeviceStage(stage, spec, run))
         compute = DeviceCompute(device, rules, *stages, stream=stream, warnings=choice.warnings)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["cores", "cpu_name", "return_free_memory"]
+__all__ = ["cores", "cpu_name", "over_cores", "return_free_memory"]
 
 
 def cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def over_cores(work: Callable[[slice], None], count: int) -> None:
+    """Do ``work`` on 0 to ``count``, a stretch for each core."""
+    edges = [count * k // cores() for k in range(cores() + 1)]
+    with ThreadPoolExecutor(cores(), "onfh-cores") as pool:
+        deque(pool.map(work, map(slice, edges[:-1], edges[1:])), 0)
 
 
 def cpu_name() -> str:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from onfh_runtime.answer import Prepared, Said
-from onfh_runtime.bundle import Bundle
+from onfh_runtime.bundle import Bundle, StageName
 from onfh_runtime.components import minimum_voxels
 from onfh_runtime.compute import Job
 from onfh_runtime.device import Device, DeviceArray, DeviceMemoryError, Event, Stream, Workspace
@@ -31,8 +31,8 @@ from onfh_runtime.preprocess import letterbox
 from onfh_runtime.preprocess.device_tables import InputTables, device_source, input_tables
 from onfh_runtime.preprocess.mask_tables import MaskTables, mask_tables
 from onfh_runtime.result import Engine
-from onfh_runtime.stages import not_a_probability
-from onfh_runtime.timing import Stopwatch
+from onfh_runtime.stages import not_a_probability, precision_of
+from onfh_runtime.timing import DOWNLOAD_LANE, GPU_LANE, UPLOAD_LANE, Stopwatch
 from onfh_runtime.volume import Volume
 
 __all__ = ["DeviceCompute"]
@@ -40,7 +40,6 @@ __all__ = ["DeviceCompute"]
 _log = logging.getLogger(__name__)
 
 _AHEAD = 2
-_GPU, _COPY = "gpu", "gpu copies"
 _BAD_PROBABILITY, _BAD_MAP, _REMOVED = 0, 1, 2
 
 
@@ -80,6 +79,15 @@ class _Slot:
         return mirror
 
 
+class _Timed(NamedTuple):
+    """When the GPU did some step, or a part of it."""
+
+    step: str
+    lane: str
+    begun: Event
+    ended: Event
+
+
 @dataclass
 class _DeviceJob(Job):
     slot: _Slot | None
@@ -89,10 +97,10 @@ class _DeviceJob(Job):
     back: tuple[MaskTables, _Mirror]
     asked: _Mirror
     """Slices that stage 1 has to see."""
-    uploaded: tuple[Event, Event]
+    uploaded: _Timed
     flags: _Mirror | None = None
     probabilities: _Mirror | None = None
-    times: list[tuple[str, Event, Event]] = field(default_factory=list)
+    times: list[_Timed] = field(default_factory=list)
 
 
 class DeviceCompute:
@@ -121,8 +129,8 @@ class DeviceCompute:
         # Those ahead, the one that is started and the one that is finished.
         self._slots = [_Slot(device.workspace(), device.integrated) for _ in range(_AHEAD + 2)]
         self.warnings = (*warnings, *classifier.backend.warnings, *segmenter.backend.warnings)
-        backend = classifier.backend
-        self.engine = Engine(backend=backend.name, precision=backend.precision, device=backend.device)
+        backend, precision = classifier.backend, precision_of(classifier.backend, segmenter.backend)
+        self.engine = Engine(backend=backend.name, precision=precision, device=backend.device)
         self._owned = ExitStack()  # left from the last to the first
         for release in (device.close, segmenter.close, classifier.close, stream.synchronize, self._copies.synchronize):
             self._owned.callback(release)
@@ -153,11 +161,11 @@ class DeviceCompute:
                         ("asked", asked),
                     )
                 ]
-                with self._loading:
+                with self._loading, clock.enqueue("preprocess"):
                     begun = self._copies.record()
                     for mirror in mirrors:
                         mirror.upload(self._copies)
-                    uploaded = self._copies.record()
+                    uploaded = _Timed("preprocess", UPLOAD_LANE, begun, self._copies.record())
             except BaseException:
                 self._slots.append(slot)
                 raise
@@ -172,7 +180,7 @@ class DeviceCompute:
                 (second, tables[1]),
                 (back, tables[2]),
                 slices,
-                (begun, uploaded),
+                uploaded,
             )
 
     def start(self, job: Job) -> None:
@@ -183,7 +191,7 @@ class DeviceCompute:
         job.probabilities = job.slot.mirror("probabilities", (count,), np.float32)
         job.flags = job.slot.mirror("flags", (3,), np.int32)
         said, flags = job.probabilities.device, job.flags.device
-        self._stream.wait(job.uploaded[1])
+        self._stream.wait(job.uploaded.ended)
         self._stream.zero(flags)
 
         def classify() -> None:
@@ -208,6 +216,7 @@ class DeviceCompute:
 
         with self._timed(job, "classify"):
             self._in_room(self._classifier, classify)
+        with self._timed(job, "classify", DOWNLOAD_LANE):
             job.probabilities.download(self._stream)
             job.flags.download(self._stream)
 
@@ -217,7 +226,7 @@ class DeviceCompute:
         assert job.slot is not None
         assert job.probabilities is not None
         assert job.flags is not None
-        job.times[-1][2].synchronize()
+        job.times[-1].ended.synchronize()
         if job.flags.host[_BAD_PROBABILITY]:
             raise not_a_probability("classifier")
         probabilities = np.empty(len(job.prepared.seen.hu), np.float32)
@@ -235,10 +244,14 @@ class DeviceCompute:
             return
         slot, job.slot = job.slot, None
         try:
-            for event in (job.uploaded[1], *(stop for _, _, stop in job.times)):
-                event.synchronize()
+            for timed in (job.uploaded, *job.times):
+                timed.ended.synchronize()
         finally:
             self._slots.append(slot)
+
+    def captured(self) -> dict[StageName, tuple[int, ...]]:
+        """Batch sizes that run as CUDA graphs, by stage."""
+        return {stage.stage: stage.backend.captured for stage in (self._classifier, self._segmenter)}
 
     def close(self) -> None:
         """Wait for what is queued, then release stages and device; may be called more than once."""
@@ -309,9 +322,10 @@ class DeviceCompute:
                     scratch=self._between.device("components", component_scratch(shape), np.int32),
                     removed=flags.device.rows(_REMOVED, _REMOVED + 1),
                 )
+        with self._timed(job, "postprocess", DOWNLOAD_LANE):
             masks.download(self._stream)
             flags.download(self._stream)
-        job.times[-1][2].synchronize()
+        job.times[-1].ended.synchronize()
         if flags.host[_BAD_MAP]:
             raise not_a_probability("segmenter")
         return masks.host.astype(np.bool_), int(flags.host[_REMOVED])
@@ -330,18 +344,18 @@ class DeviceCompute:
                 self._between = self._device.workspace()
 
     @contextmanager
-    def _timed(self, job: _DeviceJob, step: str) -> Iterator[None]:
-        """Note when the GPU did what is queued in here."""
-        begun = self._stream.record()
-        try:
-            yield
-        finally:
-            job.times.append((step, begun, self._stream.record()))
+    def _timed(self, job: _DeviceJob, step: str, lane: str = GPU_LANE) -> Iterator[None]:
+        """Note when the GPU did what is queued in here, and how long queueing it took."""
+        with job.clock.enqueue(step):
+            begun = self._stream.record()
+            try:
+                yield
+            finally:
+                job.times.append(_Timed(step, lane, begun, self._stream.record()))
 
     def _tell(self, job: _DeviceJob) -> None:
         """Put the GPU's times, which know no clock of the host, before the moment at which the last was waited for."""
-        now, last = time.perf_counter(), job.times[-1][2]
-        for lane, times in ((_COPY, [("preprocess", *job.uploaded)]), (_GPU, job.times)):
-            for step, begun, ended in times:
-                ends = [now - last.elapsed_ms(since=event) / 1e3 for event in (begun, ended)]
-                job.clock.add(step, *ends, lane=lane)
+        now, last = time.perf_counter(), job.times[-1].ended
+        for timed in (job.uploaded, *job.times):
+            start, stop = (now - last.elapsed_ms(since=event) / 1e3 for event in (timed.begun, timed.ended))
+            job.clock.add(timed.step, start, stop, lane=timed.lane)

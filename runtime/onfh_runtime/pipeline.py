@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from onfh_runtime.analysis import Analysis, Warnings, analysed, without_answer
 from onfh_runtime.answer import Prepared, Said, prepare
-from onfh_runtime.bundle import LoadedBundle
+from onfh_runtime.bundle import LoadedBundle, StageName
 from onfh_runtime.compute import Compute, Job, open_compute
 from onfh_runtime.dicom import Candidate, SourceImage, read_volume
 from onfh_runtime.errors import BackendError, OnfhError
@@ -68,6 +68,7 @@ class Pipeline:
         backend: a name of :data:`onfh_runtime.backends.BACKENDS`.
         threads: threads for one operator on the host, 0 for every core.
         gpu: which GPU, in the driver's order.
+        graphs: whether TensorRT's runs are captured into CUDA graphs.
         progress: told of the steps when an engine has to be built.
     """
 
@@ -78,10 +79,13 @@ class Pipeline:
         backend: str = "auto",
         threads: int = 0,
         gpu: int = 0,
+        graphs: bool = True,
         progress: Progress | None = None,
     ) -> None:
         self._bundle = bundle
-        self._opened_by = partial(open_compute, bundle, backend, threads=threads, gpu=gpu, progress=progress)
+        self._opened_by = partial(
+            open_compute, bundle, backend, threads=threads, gpu=gpu, graphs=graphs, progress=progress
+        )
         self._opening = Lock()
         self._compute: Compute | OnfhError | None = None
 
@@ -164,6 +168,10 @@ class Pipeline:
             BackendError: a stage cannot be loaded.
         """
         return self._open().engine
+
+    def captured(self) -> dict[StageName, tuple[int, ...]]:
+        """Batch sizes that run as CUDA graphs, by stage; none on a host. Opens both stages, and raises as ``open``."""
+        return self._open().captured()
 
     def close(self) -> None:
         """Release both stages; may be called more than once."""

@@ -87,7 +87,7 @@ class BundleId(_Model):
 
 
 class Engine(_Model):
-    """What computed it."""
+    """What computed it; ``precision`` is that of both stages, or of one and the other: ``int8/fp32``."""
 
     backend: str
     precision: str

@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onfh_runtime.backends import StageBackend, TensorSpec, open_stage
+from onfh_runtime.backends import DeviceBackend, StageBackend, TensorSpec, open_stage
 from onfh_runtime.bundle import LoadedBundle, Stage, StageName
 from onfh_runtime.errors import BackendError
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["StageRunner", "not_a_probability", "open_runner", "positive_probability", "stage_tensors"]
+__all__ = [
+    "StageRunner",
+    "not_a_probability",
+    "open_runner",
+    "positive_probability",
+    "precision_of",
+    "stage_tensors",
+]
 
 
 class StageRunner:
@@ -94,6 +101,11 @@ def stage_tensors(
             "Check positive_class and activation in bundle.json.",
         )
     return inputs[0], output
+
+
+def precision_of(classifier: StageBackend | DeviceBackend, segmenter: StageBackend | DeviceBackend) -> str:
+    """The precision of both stages, or of each where they differ: ``fp32``, ``int8/fp32``."""
+    return "/".join(dict.fromkeys((classifier.precision, segmenter.precision)))
 
 
 def not_a_probability(stage: StageName) -> BackendError:

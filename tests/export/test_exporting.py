@@ -14,8 +14,10 @@ from onfh_export.graph.islands import Verdict
 from onfh_export.phases import Phases
 from onfh_runtime.backends.ort_backend import OrtBackend
 from onfh_runtime.bundle import load_bundle
+from onfh_runtime.cli.inspect import describe
 from onfh_runtime.engines import Gpu, Machine, find_flavours, read_plans, unfit
 from onfh_runtime.errors import BackendError, OnfhError, OutputError, UsageError
+from onfh_runtime.pipeline import Pipeline
 from onfh_runtime.stages import open_runner
 
 STAGES = ("classifier", "segmenter")
@@ -107,6 +109,34 @@ def test_fp32_alone(onnx_requests, onnx_config, tmp_path):
     exported = bundle_from_stages(onnx_requests, onnx_config, tmp_path / "b", options)
     assert set(exported.content.classifier.models) == {"fp32"}
     assert not list((tmp_path / "b").rglob("*.fp16.onnx"))
+
+
+def test_an_int8_classifier_is_judged_and_then_run_on_a_cpu(onnx_requests, onnx_config, tmp_path):
+    options = replace(FAST, precision="fp32", classifier_int8=True)
+    exported = bundle_from_stages(onnx_requests, onnx_config, tmp_path / "b", options)
+    content = exported.content
+    assert set(content.classifier.models) == set(content.classifier.graphs) == {"fp32", "int8"}
+    assert set(content.segmenter.models) == {"fp32"}
+    assert "classifier/model.int8.onnx" in content.files
+    columns = json.loads((tmp_path / "b" / "parity.json").read_text())["columns"]
+    assert [(each["name"], each["kind"], each["precision"]) for each in columns[1:]] == [
+        ("onnx fp32", "computed", "fp32"),
+        ("onnx int8/fp32", "computed", "int8/fp32"),
+    ]
+    with Pipeline(exported, backend="onnxruntime", threads=1) as pipeline:
+        assert pipeline.open().precision == "int8/fp32"
+    assert any("weights of eight bits" in line for line in describe(exported))
+    assert "weights of matrix products in eight bits" in (tmp_path / "b" / "MODEL_CARD.md").read_text()
+
+
+def test_an_int8_classifier_beyond_the_limits_is_refused(onnx_requests, onnx_config, tmp_path):
+    onnx_config["parity"] = {"probability_drift": 1e-6}
+    options = replace(FAST, precision="fp32", classifier_int8=True)
+    with pytest.raises(OnfhError, match="onnx int8/fp32 moves a probability") as raised:
+        bundle_from_stages(onnx_requests, onnx_config, tmp_path / "b", options)
+    assert raised.value.code == "parity_breached"
+    assert raised.value.fix.startswith("Leave out --classifier-int8. Change")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.slow

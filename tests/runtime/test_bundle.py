@@ -27,6 +27,15 @@ def test_a_whole_bundle_loads_and_is_named_by_its_hash(bundle_folder):
     assert bundle.model_path("classifier", "fp32") == bundle_folder / "classifier" / "model.onnx"
 
 
+def test_a_cpu_runs_int8_where_the_bundle_has_it(bundle_folder):
+    assert load_bundle(bundle_folder).cpu_precision("classifier") == "fp32"
+    document = json.loads((bundle_folder / "bundle.json").read_text())
+    document["classifier"]["models"]["int8"] = "classifier/model.onnx"
+    edit(bundle_folder, classifier=document["classifier"])
+    bundle = load_bundle(bundle_folder)
+    assert (bundle.cpu_precision("classifier"), bundle.cpu_precision("segmenter")) == ("int8", "fp32")
+
+
 def test_round_trip_keeps_every_field(bundle_folder):
     content = load_bundle(bundle_folder).content
     assert Bundle.model_validate(json.loads(content.model_dump_json(by_alias=True))) == content

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,21 @@ def test_what_is_known_is_neither_asked_again_nor_changed(compute, prepared):
     assert np.array_equal(none_asked.mask, all_asked.mask)
 
 
+def test_results_say_which_graph_each_stage_ran(bundle_folder):
+    path = bundle_folder / "bundle.json"
+    document = json.loads(path.read_text())
+    document["classifier"]["models"]["int8"] = "classifier/model.onnx"
+    for models, precision in (
+        (document["classifier"]["models"], "int8/fp32"),
+        ({"fp32": "classifier/model.onnx"}, "fp32"),
+    ):
+        document["classifier"]["models"] = models
+        path.write_text(json.dumps(document))
+        opened = open_compute(load_bundle(bundle_folder), "onnxruntime")
+        assert opened.engine.precision == precision
+        opened.close()
+
+
 def test_the_clock_knows_every_step_and_its_lane(compute, prepared):
     result, clock = said(compute, prepared, {})
     assert len(result.gated)
@@ -71,7 +88,7 @@ def test_the_clock_knows_every_step_and_its_lane(compute, prepared):
 def test_auto_goes_on_with_the_next_best_and_says_why_in_every_result(monkeypatch):
     tried = []
 
-    def on_device(bundle, choice, gpu, progress):
+    def on_device(bundle, choice, gpu, *, graphs, progress):
         tried.append(choice.backend)
         raise BackendError("engine_unloadable", f"{choice.backend} does not open.")
 

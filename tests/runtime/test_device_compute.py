@@ -197,11 +197,19 @@ def test_times_of_the_gpu_lie_in_the_job_and_in_order(on_device, studies):
     compute.finish(job)
     compute.drop(job)
     lanes = {span.lane for span in clock.spans}
-    assert lanes == {"MainThread", "gpu copies", "gpu"}
+    assert lanes == {"MainThread", "gpu upload", "gpu", "gpu download"}
     assert [span.step for span in clock.spans if span.lane == "gpu"] == ["classify", "segment", "postprocess"]
+    assert [span.step for span in clock.spans if span.lane == "gpu download"] == ["classify", "postprocess"]
     begun = min(span.start_s for span in clock.spans if span.lane == "MainThread")
     for span in clock.spans:
         assert begun <= span.start_s <= span.stop_s
+    # Work runs here as it is queued, so each of the GPU's times lies in that of its queueing.
+    steps = ["preprocess", "classify", "classify", "segment", "postprocess", "postprocess"]
+    assert [span.step for span in clock.enqueues] == steps
+    on_gpu = sorted((span for span in clock.spans if span.lane != "MainThread"), key=lambda span: span.start_s)
+    for span, enqueue in zip(on_gpu, clock.enqueues, strict=True):
+        assert enqueue.start_s - 1e-3 <= span.start_s <= span.stop_s <= enqueue.stop_s + 1e-3
+    assert clock.timing.total == pytest.approx(sum(span.seconds for span in clock.spans) * 1e3)
 
 
 def test_a_device_short_of_room_runs_smaller_batches(on_device, studies, expected):

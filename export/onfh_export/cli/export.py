@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=18,
         help="17 is for .onnx files only, 23 writes Attention operators (default: 18)",
     )
+    add(
+        "--classifier-int8",
+        action="store_true",
+        help="also the classifier with INT8 weights, which CPUs then run instead of FP32",
+    )
     add("--no-rewrites", action="store_true", help="leave out the exact rewrites that make stages cheaper")
     parity = parser.add_argument_group("parity gate")
     add = parity.add_argument
@@ -124,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
                 io=args.io,
                 opset=args.opset,
                 rewrites=not args.no_rewrites,
+                classifier_int8=args.classifier_int8,
                 reference=args.reference,
                 phantoms=args.phantoms,
                 accept_drift=args.accept_drift,

@@ -13,6 +13,7 @@ from onfh_export.graph.shapes import FLOATS, Tensor, tensors_of
 __all__ = ["GraphFacts", "graph_facts"]
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_WEIGHTS = FLOATS | {TensorProto.INT8, TensorProto.UINT8}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class GraphFacts:
     operators: dict[str, int]
     """How often each operator occurs, the most frequent first; equals by name."""
     parameters: int
-    """Elements of all floating-point constants: the weights, and tables such as attention masks."""
+    """Elements of all constants of floating point or eight bits: the weights, and tables such as attention masks."""
     gmac: float
     """Multiply-adds of matrix products, convolutions and attention, in 1e9 a row; nothing else is counted."""
     half_share: float
@@ -44,7 +45,7 @@ def graph_facts(model: ModelProto) -> GraphFacts:
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         nodes=len(graph.node),
         operators=dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-        parameters=sum(math.prod(weight.dims) for weight in _constants(model) if weight.data_type in FLOATS),
+        parameters=sum(math.prod(weight.dims) for weight in _constants(model) if weight.data_type in _WEIGHTS),
         gmac=sum(_macs(node, tensors) for node in graph.node) / 1e9,
         half_share=sum(size for kind, size in floating if kind in _HALVES) / total if total else 0.0,
         casts=operators["Cast"],
@@ -64,13 +65,13 @@ def _constants(model: ModelProto) -> list[TensorProto]:
 
 def _macs(node: NodeProto, tensors: dict[str, Tensor]) -> int:
     """Multiply-adds of one node; 0 for an operator that is not counted or a shape that is not known."""
-    if node.op_type not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"):
+    if node.op_type not in ("MatMul", "MatMulInteger", "Gemm", "Conv", "ConvTranspose", "Attention"):
         return 0
     shapes = [_known(tensors.get(name)) for name in (*node.input[:3], node.output[0])]
     first, second, out = shapes[0], shapes[1], shapes[-1]
     if not first or not second or not out:
         return 0
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "MatMulInteger"):
         return math.prod(out) * first[-1]
     if node.op_type == "Gemm":
         transposed = any(a.name == "transA" and a.i for a in node.attribute)

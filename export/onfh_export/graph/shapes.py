@@ -12,6 +12,7 @@ __all__ = ["FLOATS", "Tensor", "skeleton", "tensors_of"]
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 """Element types that count as floating point here."""
+_WEIGHTS = FLOATS | {TensorProto.INT8, TensorProto.UINT8}
 _SMALL = 64
 """Elements; the values of such constants (scales, sizes) decide shapes, those of larger ones are weights."""
 
@@ -50,7 +51,7 @@ def skeleton(model: ModelProto) -> ModelProto:
         ),
     )
     for weight in source.initializer:
-        if weight.data_type in FLOATS and math.prod(weight.dims) > _SMALL:
+        if weight.data_type in _WEIGHTS and math.prod(weight.dims) > _SMALL:
             copy.graph.initializer.add(name=weight.name, data_type=weight.data_type, dims=weight.dims)
         else:
             copy.graph.initializer.append(weight)

@@ -54,4 +54,5 @@ def open_stage(
         )
     from onfh_runtime.backends.ort_backend import OrtBackend
 
-    return OrtBackend(bundle.model_path(stage, "fp32"), precision="fp32", threads=threads)
+    precision = bundle.cpu_precision(stage)
+    return OrtBackend(bundle.model_path(stage, precision), precision=precision, threads=threads)

@@ -52,6 +52,7 @@ def open_device_stage(
     device: Device,
     stream: Stream,
     *,
+    graphs: bool = True,
     progress: Progress | None = None,
 ) -> DeviceBackend:
     """Open a stage of a bundle on a GPU backend; all its runs go on ``stream``.
@@ -62,6 +63,7 @@ def open_device_stage(
         backend: one of :data:`~onfh_runtime.backends.DEVICE_BACKENDS`.
         device: the GPU.
         stream: of that GPU.
+        graphs: whether TensorRT's runs are captured into CUDA graphs.
         progress: told of the steps when a plan has to be built.
 
     Raises:
@@ -112,6 +114,7 @@ def open_device_stage(
             max_rows=max_rows,
             device=device,
             stream=stream,
+            graphs=graphs,
             runtime_cache=compiled,
             warnings=warnings,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.backends.protocol import TensorSpec, check_tensors
-from onfh_runtime.cpu import cpu_name, return_free_memory
+from onfh_runtime.cpu import cores, cpu_name, return_free_memory
 from onfh_runtime.errors import BackendError
 
-__all__ = ["OrtBackend", "first_line", "tensor_spec"]
+__all__ = ["OrtBackend", "first_line", "session_options", "tensor_spec"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 
@@ -39,13 +40,10 @@ class OrtBackend:
     def __init__(self, path: Path, *, precision: str, threads: int = 0) -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # The arena keeps its high-water mark for ever; a stage's buffers are large and few, so malloc serves as well.
-        options.enable_cpu_mem_arena = False
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's exception classes share no base but Exception
             raise BackendError(
                 "model_unloadable", f"ONNX Runtime cannot load {path.name}: {first_line(error)}", "Export it again."
@@ -79,6 +77,22 @@ class OrtBackend:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def session_options(threads: int) -> Any:
+    """How ONNX Runtime opens a stage on the CPU; ``threads`` for one operator, 0 for every core.
+
+    Which options are worth it was measured: ``benchmarks/cpu_options.py``.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    # ONNX Runtime counts every core of the machine, also those that this process may not use.
+    options.intra_op_num_threads = threads or (cores() if cores() < (os.cpu_count() or 1) else 0)
+    options.log_severity_level = 3
+    # The arena keeps its high-water mark for ever; a stage's buffers are large and few, so malloc serves as well.
+    options.enable_cpu_mem_arena = False
+    return options
 
 
 def tensor_spec(path: Path, node: Any) -> TensorSpec:

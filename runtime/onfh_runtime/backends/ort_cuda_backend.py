@@ -47,6 +47,9 @@ class OrtCudaBackend:
         BackendError: ``model_unloadable``, also when the CUDA provider does not start; ``model_unsupported``.
     """
 
+    captured: tuple[int, ...] = ()
+    """Its own graphs need buffers that are bound once for all."""
+
     def __init__(
         self,
         path: Path,

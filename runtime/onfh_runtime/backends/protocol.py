@@ -67,6 +67,11 @@ class DeviceBackend(Protocol):
     warnings: tuple[tuple[str, str], ...]
     """(code, text) of what a reader of the results has to know of this backend."""
 
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Row counts that so far run as a CUDA graph, ascending."""
+        ...
+
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], *, stream: Stream) -> None:
         """Queue the computation of ``outputs`` from ``inputs``; all share one row count, one of ``buckets``.
 

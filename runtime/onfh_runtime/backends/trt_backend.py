@@ -38,6 +38,7 @@ class TrtBackend:
         max_rows: the largest batch wanted.
         device: the GPU the plan is for.
         stream: every run goes here.
+        graphs: whether runs are captured; without, each is queued layer by layer.
         runtime_cache: file for the kernels that TensorRT-RTX compiles; None keeps them in memory.
         warnings: (code, text) that results are to show with those of the plan.
 
@@ -56,12 +57,13 @@ class TrtBackend:
         max_rows: int,
         device: Device,
         stream: Stream,
+        graphs: bool = True,
         runtime_cache: Path | None = None,
         warnings: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.name, self.precision, self.device = flavour.name, str(found.facts.precision), device.name
         self.warnings = warnings + found.warnings
-        self._stage, self._gpu, self._stream = stage, device, stream
+        self._stage, self._gpu, self._stream, self._wanted = stage, device, stream, graphs
         self._graphs: OrderedDict[tuple[int, ...], Graph | None] = OrderedDict()
         self._scratch: DeviceArray | None = None
         self._closed = False
@@ -80,6 +82,11 @@ class TrtBackend:
             )
         self._workspace = device.workspace()
 
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Row counts that so far run as a CUDA graph, ascending."""
+        return tuple(sorted({rows for (rows, *_), graph in self._graphs.items() if graph is not None}))
+
     def run(self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], *, stream: Stream) -> None:
         """Queue ``outputs`` from ``inputs`` on the stream this was opened with.
 
@@ -88,12 +95,7 @@ class TrtBackend:
         Raises:
             BackendError: ``wrong_tensor``, ``stage_failed``, ``gpu_out_of_memory``.
         """
-        if self._closed:
-            raise BackendError("stage_failed", f"The {self._stage} was closed and cannot run.", "Open it again.")
-        if stream is not self._stream:
-            raise BackendError("stage_failed", f"The {self._stage} was opened for another stream and runs on no other.")
-        rows = check_bucket(self._stage, self, inputs, outputs)
-        addresses = {name: array.address for name, array in (*inputs.items(), *outputs.items())}
+        rows, addresses = self._checked(inputs, outputs, stream)
         with self._gpu.current():
             self._runner.prepare(rows, stream=stream.handle)  # may drop graphs
             key = (rows, *(addresses[spec.name] for spec in (*self.inputs, *self.outputs)))
@@ -107,6 +109,26 @@ class TrtBackend:
                 stream.synchronize()
                 self._runner.keep_compiled()
                 self._remember(key, self._capture(addresses, rows))
+
+    def layer_times(
+        self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], *, stream: Stream
+    ) -> tuple[tuple[str, float], ...]:
+        """Run once, wait, and say what TensorRT's own profiler measured.
+
+        The profiler stays and slows later runs, and no graph may be captured beside it: open a backend for this alone,
+        without graphs.
+
+        Returns:
+            Each layer's name and ms, in the order they ran; empty where this flavour tells none.
+
+        Raises:
+            BackendError: as :meth:`run`.
+        """
+        rows, addresses = self._checked(inputs, outputs, stream)
+        with self._gpu.current():
+            told = self._runner.enqueue_profiled(addresses, rows, stream=stream.handle)
+            stream.synchronize()
+        return tuple(told)
 
     def close(self) -> None:
         """Wait for the stream and release everything; may be called more than once."""
@@ -122,6 +144,8 @@ class TrtBackend:
 
     def _capture(self, addresses: Mapping[str, int], rows: int) -> Graph | None:
         """A graph of a run that was queued before, or None where it is to be queued every time."""
+        if not self._wanted:
+            return None
         handle = self._stream.handle
 
         def work() -> bool:
@@ -135,6 +159,17 @@ class TrtBackend:
         if graph is None:
             _log.info("the %s is queued without a CUDA graph at %d rows", self._stage, rows)
         return graph
+
+    def _checked(
+        self, inputs: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> tuple[int, dict[str, int]]:
+        """The row count of a run, and the addresses of its tensors by name."""
+        if self._closed:
+            raise BackendError("stage_failed", f"The {self._stage} was closed and cannot run.", "Open it again.")
+        if stream is not self._stream:
+            raise BackendError("stage_failed", f"The {self._stage} was opened for another stream and runs on no other.")
+        rows = check_bucket(self._stage, self, inputs, outputs)
+        return rows, {name: array.address for name, array in (*inputs.items(), *outputs.items())}
 
     def _remember(self, key: tuple[int, ...], graph: Graph | None) -> None:
         self._graphs[key] = graph

@@ -107,7 +107,9 @@ def _graph_lines(precision: str, graph: Graph) -> Iterator[str]:
         f"  {precision:{WIDTH - 2}} {graph.gmac:.2f} GMAC a slice, {graph.parameters / 1e6:.2f} M weights and tables, "
         f"opset {graph.opset}, {graph.nodes} nodes: {shown}" + (f", {rest} others" if rest else "")
     )
-    if precision != "fp32":
+    if precision == "int8":
+        yield f"  {'':{WIDTH - 2}} weights of eight bits, activations rounded to eight bits as they come; for a CPU"
+    elif precision != "fp32":
         islands = f"{len(graph.islands)} nodes stay FP32" if graph.islands else "no node stays FP32"
         yield f"  {'':{WIDTH - 2}} {graph.half_share:.1%} of its activations are half, {islands}"
         for island in graph.islands:

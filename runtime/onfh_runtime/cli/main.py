@@ -30,6 +30,8 @@ SUMMARIES = {
     "train": "train both stages from a folder of labelled series",
     "evaluate": "hold predictions against labelled cases: tables with confidence intervals, and a page",
     "listen": "receive CT series as a DICOM node, analyse them and send the answers on",
+    "bench": "measure latency, throughput and cold start of a bundle on this machine",
+    "profile": "write a timeline of a study and say what bounds it",
     "calibrate": "freeze a threshold on validation cases, into a new version of a bundle",
 }
 """One line for each command of this distribution, so that ``onfh --help`` imports none of them."""

@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds: its log, its progress, and a way to stop it."""
+"""What TensorRT says: its log, the progress of a build and a way to stop it, and what its layers take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onfh_runtime.errors import BackendError
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["BuildLog", "EngineError", "Progress", "Watch", "stopped_by_interrupt"]
+__all__ = ["BuildLog", "EngineError", "Progress", "Watch", "profiler_from_module", "stopped_by_interrupt"]
 
 KEPT_LINES = 20
 LINE_CHARACTERS = 400
@@ -170,3 +170,20 @@ def _monitor_from_module(module: ModuleType, watch: Watch) -> trt.IProgressMonit
             watch.finish(phase_name)
 
     return Monitor()
+
+
+def profiler_from_module(module: ModuleType, told: list[tuple[str, float]]) -> trt.IProfiler:
+    """What an execution context tells its layers' names and ms; they are added to ``told`` as they come."""
+    if TYPE_CHECKING:
+        from tensorrt import IProfiler
+    else:
+        IProfiler = module.IProfiler  # noqa: N806
+
+    class Profiler(IProfiler):  # type: ignore[misc]  # Any where the stubs are not installed
+        def __init__(self) -> None:
+            IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            told.append((layer_name, ms))
+
+    return Profiler()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onfh_runtime.backends.protocol import bucket_sizes
 from onfh_runtime.engines.flavours import Flavour
-from onfh_runtime.engines.listening import BuildLog
+from onfh_runtime.engines.listening import BuildLog, profiler_from_module
 from onfh_runtime.engines.opening import engine_from_plan, profiles_of_engine, refusal, tensors_of_engine
 from onfh_runtime.engines.runtime_cache import RuntimeCache
 from onfh_runtime.errors import BackendError
@@ -42,6 +42,8 @@ class _Context:
     context: trt.IExecutionContext
     scratch_bytes: int
     scratch: int = field(default=0)
+    profiler: trt.IProfiler | None = None
+    """Held for the context, which does not own it."""
 
 
 class PlanRunner:
@@ -120,6 +122,21 @@ class PlanRunner:
                     raise log.error("stage_failed", f"The plan does not take the buffer of {spec.name!r}.")
             if not context.execute_async_v3(stream):
                 raise refusal(log, "stage_failed", "The plan could not be queued.")
+
+    def enqueue_profiled(self, addresses: Mapping[str, int], rows: int, *, stream: int) -> list[tuple[str, float]]:
+        """As :meth:`enqueue`, with TensorRT's profiler at the context of that row count from then on.
+
+        Returns:
+            A list that holds each layer's name and ms once the stream has run.
+        """
+        self.prepare(rows, stream=stream)
+        held = self._contexts[rows]
+        context: trt.IExecutionContext = held.context
+        told: list[tuple[str, float]] = []
+        held.profiler = profiler_from_module(self._flavour.module, told)
+        context.profiler = held.profiler
+        self.enqueue(addresses, rows, stream=stream)
+        return told
 
     def capturable(self, rows: int, *, stream: int) -> bool:
         """Whether a run of so many rows, run once before, may be captured into a CUDA graph, as far as it is known."""

@@ -12,18 +12,16 @@ foot).
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.bundle import Coverage
-from onfh_runtime.cpu import cores
+from onfh_runtime.cpu import over_cores
 from onfh_runtime.errors import SeriesError
-from onfh_runtime.preprocess.taps import sparse_taps
+from onfh_runtime.preprocess.bands import Bands
 from onfh_runtime.volume import AIR_HU, CoronalStack, Volume, is_tilted, spacing_from_affine, stack_axes
 
 __all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_coronal"]
@@ -142,15 +140,7 @@ def coronal_stack(volume: Volume, plan: CoronalPlan) -> CoronalStack:
                 total += weight * _in_plane(volume.hounsfield(int(order[plane])), plan)
             out[target] = total
     else:
-        first, weights = sparse_taps(plan.weights)
-
-        def average(target: int) -> None:
-            _average_planes(
-                _in_plane(volume.hounsfield(int(order[target])), plan), first, weights, _plane_of(out, moved, target)
-            )
-
-        with ThreadPoolExecutor(cores(), "onfh-stack") as pool:
-            deque(pool.map(average, range(len(order))), 0)
+        _stack_across(volume, plan, order, out)
     return CoronalStack(out, plan.affine)
 
 
@@ -232,6 +222,26 @@ def _upright(
     return affine, offset - first, rows + int(np.ceil(offset.max() - first))
 
 
+def _stack_across(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Average rows of stored slices that cross the slabs into ``out``, slices shared out among every core."""
+    bands, moved = Bands(plan.weights), plan.axes.index(0)
+    (slabs, planes), across = plan.weights.shape, plan.shape[3 - moved]
+    # Rescaling commutes with averaging, and fewer rows are left behind it. Air in place of padding does not.
+    early = volume.padding is not None
+
+    def average(part: slice) -> None:
+        image, averaged = np.empty((planes, across), np.float32), np.empty((slabs, across), np.float32)
+        for target, source in list(enumerate(order))[part]:
+            image[:] = _in_plane(volume.hounsfield(int(source)) if early else volume.voxels[source], plan)
+            bands.times(image, averaged)
+            if not early:
+                averaged *= np.float32(volume.slope[source])
+                averaged += np.float32(volume.intercept[source])
+            _plane_of(out, moved, target)[:] = averaged
+
+    over_cores(average, len(order))
+
+
 def _stack_tilted(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
     """Average sheared planes into ``out``: every voxel is shared by the two stack rows it lies between.
 
@@ -258,28 +268,17 @@ def _stack_tilted(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], o
     out[~measured] = AIR_HU
 
 
-def _average_planes(
-    image: NDArray[np.float32], first: NDArray[np.int32], weights: NDArray[np.float32], out: NDArray[np.float32]
-) -> None:
-    """A slab's row is a weighted sum of a few rows of the image: far fewer products than a matrix has."""
-    np.multiply(image[first], weights[:, :1], out=out)
-    for tap in range(1, weights.shape[1]):
-        rows = image[first + tap]
-        rows *= weights[:, tap : tap + 1]
-        out += rows
-
-
 def _span(weights: NDArray[np.float64]) -> slice:
     """From the first to the last that is not zero."""
     places = np.flatnonzero(weights)
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _in_plane(image: NDArray[np.float32], plan: CoronalPlan) -> NDArray[np.float32]:
+def _in_plane(image: NDArray[Any], plan: CoronalPlan) -> NDArray[Any]:
     """A stored slice (rows, columns) turned so that its two axes run as the two remaining stack axes do."""
     kept = [(axis, flip) for axis, flip in zip(plan.axes, plan.flips, strict=True) if axis != 0]
     view = image if kept[0][0] < kept[1][0] else image.T
-    turned: NDArray[np.float32] = np.flip(view, tuple(i for i, (_, flip) in enumerate(kept) if flip))
+    turned: NDArray[Any] = np.flip(view, tuple(i for i, (_, flip) in enumerate(kept) if flip))
     return turned
 
 

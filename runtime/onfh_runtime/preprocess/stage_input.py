@@ -8,9 +8,6 @@ there is air.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.bundle import StageInput, Window
-from onfh_runtime.cpu import cores
-from onfh_runtime.preprocess.taps import sparse_taps, weighted_rows
+from onfh_runtime.cpu import over_cores
+from onfh_runtime.preprocess.bands import Bands
 from onfh_runtime.volume import AIR_HU, CoronalStack
 
 __all__ = ["Letterbox", "letterbox", "map_to_stack", "mask_to_input", "resample_matrix", "stage_input"]
@@ -92,55 +89,49 @@ def stage_input(stack: CoronalStack, spec: StageInput) -> NDArray[np.float32]:
     """
     tables = letterbox(stack.hu.shape[1:], stack.spacing_mm[1:], spec)
     outside = 1 - np.outer(tables.rows.sum(axis=1), tables.columns.sum(axis=1)).astype(np.float32)
+    scale = _Scaler(tables.rows, tables.columns)
     out = np.empty((len(stack.hu), len(spec.windows), *spec.size), np.float32)
 
     def fill(part: slice) -> None:
-        scale = _Scaler(tables.rows, tables.columns)
+        windowed, between = np.empty(stack.hu.shape[1:], np.float32), scale.between()
         scaled = np.empty(spec.size, np.float32)
         for image, channels in zip(stack.hu[part], out[part], strict=True):
             done: Window | None = None
             for channel, window, mean, std in zip(channels, spec.windows, spec.mean, spec.std, strict=True):
                 if window != done:
-                    scale(_windowed(image, window), out=scaled)
-                    scaled += _windowed(np.float32(AIR_HU), window) * outside
+                    scale(_clipped(image, window, windowed), between, scaled)
+                    scaled += _clipped(np.float32(AIR_HU), window) * outside
                     done = window
-                np.subtract(scaled, np.float32(mean), out=channel)
-                channel /= np.float32(std)
+                # (value - low) / width is what a stage calls 0..1; it and the normalisation are one line.
+                low, factor = window.center - window.width / 2, 1 / (window.width * std)
+                np.multiply(scaled, np.float32(factor), out=channel)
+                channel -= np.float32(low * factor + mean / std)
 
-    _over_cores(fill, len(out))
+    over_cores(fill, len(out))
     return out
 
 
 class _Scaler:
-    """Product of images with one small matrix per axis, in buffers of its own: one for each thread."""
+    """Product of images with one small matrix per axis."""
 
     def __init__(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
-        self._rows, self._columns = sparse_taps(rows), sparse_taps(columns)
-        tall, wide = (len(rows), columns.shape[1]), (len(columns), len(rows))
-        self._tall, self._tall_spare = np.empty(tall, np.float32), np.empty(tall, np.float32)
-        self._turned = np.empty(tall[::-1], np.float32)
-        self._wide, self._wide_spare = np.empty(wide, np.float32), np.empty(wide, np.float32)
+        self._rows, self._columns = Bands(rows), Bands(columns)
+        self._between = (len(rows), columns.shape[1])
 
-    def __call__(self, image: NDArray[np.float32], *, out: NDArray[np.float32]) -> None:
-        """Scale (rows, columns) float32 to ``out``, (height, width)."""
-        weighted_rows(image, self._rows, self._tall, self._tall_spare)
-        self._turned[:] = self._tall.T
-        weighted_rows(self._turned, self._columns, self._wide, self._wide_spare)
-        out[:] = self._wide.T
+    def between(self) -> NDArray[np.float32]:
+        """Room for what lies between both products: one for each thread."""
+        return np.empty(self._between, np.float32)
 
-
-def _windowed(hu: Any, window: Window) -> Any:
-    """HU, an array or a number, to 0..1, float32."""
-    value = hu - np.float32(window.center - window.width / 2)
-    value *= np.float32(1 / window.width)
-    return np.clip(value, 0, 1, out=value if isinstance(value, np.ndarray) else None)
+    def __call__(self, image: NDArray[np.float32], between: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Scale (rows, columns) to ``out``, (height, width)."""
+        self._rows.times(image, between)
+        self._columns.times_rows(between, out)
 
 
-def _over_cores(work: Callable[[slice], None], count: int) -> None:
-    """Do ``work`` on 0 to ``count``, a stretch for each core."""
-    edges = [count * k // cores() for k in range(cores() + 1)]
-    with ThreadPoolExecutor(cores(), "onfh-input") as pool:
-        deque(pool.map(work, map(slice, edges[:-1], edges[1:])), 0)
+def _clipped(hu: Any, window: Window, out: NDArray[np.float32] | None = None) -> Any:
+    """HU, an array or a number, within a window, float32."""
+    half = window.width / 2
+    return np.clip(hu, np.float32(window.center - half), np.float32(window.center + half), out=out)
 
 
 def mask_to_input(mask: NDArray[np.floating], tables: Letterbox) -> NDArray[np.float32]:
@@ -152,11 +143,12 @@ def mask_to_input(mask: NDArray[np.floating], tables: Letterbox) -> NDArray[np.f
 def map_to_stack(values: NDArray[np.float32], tables: Letterbox) -> NDArray[np.float32]:
     """A stage's (slices, height, width) map resampled to the stack's (slices, rows, columns), float32."""
     out = np.empty((len(values), len(tables.back_rows), len(tables.back_columns)), np.float32)
+    scale = _Scaler(tables.back_rows, tables.back_columns)
 
     def fill(part: slice) -> None:
-        scale = _Scaler(tables.back_rows, tables.back_columns)
+        between = scale.between()
         for each, target in zip(values[part], out[part], strict=True):
-            scale(each, out=target)
+            scale(each, between, target)
 
-    _over_cores(fill, len(out))
+    over_cores(fill, len(out))
     return out

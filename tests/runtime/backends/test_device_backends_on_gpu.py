@@ -15,6 +15,7 @@ from onfh_runtime.backends.ort_backend import OrtBackend
 from onfh_runtime.bundle import load_bundle
 from onfh_runtime.cli.infer import demo_bundle
 from onfh_runtime.engines import EngineOptions, Profile, flavour, plan_from_onnx, read_plans, write_plan
+from onfh_runtime.measure.layers import tensorrt_layers
 from onfh_runtime.stages import positive_probability
 
 pytestmark = pytest.mark.gpu
@@ -115,6 +116,28 @@ def test_a_row_answers_alike_in_any_batch(gpu, demo, name):
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_layers_are_timed_and_graphs_can_be_left_out(gpu, demo, name):
+    need(name)
+    stream = gpu.stream()
+    plain = open_device_stage(demo, "classifier", name, gpu, stream, graphs=False)
+    run = Runs(gpu, stream, plain)
+    values = images(plain.inputs[0], 8).astype(plain.inputs[0].dtype)
+    before = run(values)
+    np.testing.assert_array_equal(run(values), before)
+    assert plain.captured == ()
+    layers = tensorrt_layers(plain, 8, device=gpu, stream=stream)
+    assert layers["rows"] == 8
+    assert layers["kernels_ms"] > 0 or not layers["nodes"]
+    if name == "tensorrt":
+        assert layers["nodes"]
+    plain.close()
+    captured = open_device_stage(demo, "classifier", name, gpu, stream)
+    np.testing.assert_array_equal(Runs(gpu, stream, captured)(values), before)
+    assert captured.captured == (8,)
+    captured.close()
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_nothing_is_built_or_allocated_twice(gpu, demo, name, cache):
     need(name)
     stream = gpu.stream()
@@ -159,10 +182,3 @@ def test_a_plan_without_weights_gets_them_back(gpu, name, tmp_path):
         drift = np.abs(positive_probability(run(values), spec) - positive_probability(expected, spec))
         assert drift.max() < bundle.content.parity.probability_drift
     backend.close()
-
-
-def test_the_gpu_of_these_tests_has_some_backend():
-    opened_gpu().close()
-    assert any(refusal_of(name) is None for name in DEVICE_BACKENDS), [
-        str(refusal_of(name)) for name in DEVICE_BACKENDS
-    ]

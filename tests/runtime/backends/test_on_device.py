@@ -43,6 +43,7 @@ def with_models(bundle, *precisions):
         (("fp32", "bf16"), True, "bf16"),
         (("fp32", "bf16"), False, "fp32"),
         (("fp32",), True, "fp32"),
+        (("fp32", "int8"), True, "fp32"),
     ],
 )
 def test_half_where_the_bundle_has_it_and_a_warning_where_not(tiny_bundle, held, bf16, precision):
@@ -109,11 +110,15 @@ def test_a_plan_is_built_anew_when_the_one_at_hand_does_not_open(tiny_bundle, mo
 
     monkeypatch.setattr(on_device, "flavour", lambda name: flavour)
     monkeypatch.setattr(on_device, "plan_for", plan_for)
-    backend = open_device_stage(tiny_bundle, "segmenter", "tensorrt", device, stream)
+    backend = open_device_stage(tiny_bundle, "segmenter", "tensorrt", device, stream, graphs=words is None)
     assert asked == (["", "tensorrt 10.3.0 cannot open the plan on this machine"] if words else [""])
     assert backend.buckets == (1, 2, 4)
     assert [code for code, _ in backend.warnings] == ["precision_fallback", "w"]
     assert backend.inputs[0].dtype == np.float32
+    made = backend.outputs[0]
+    given = {"pixels": device.workspace().device("pixels", (4, *backend.inputs[0].shape), np.float32)}
+    backend.run(given, {made.name: device.workspace().device("logits", (4, *made.shape), np.float32)}, stream=stream)
+    assert backend.captured == ((4,) if words is None else ())
 
 
 def test_want_of_memory_is_no_reason_to_build_anew(tiny_bundle, monkeypatch):

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from onfh_runtime.backends import ort_backend
 from onfh_runtime.backends.ort_backend import OrtBackend
+from onfh_runtime.cpu import cores
 from onfh_runtime.errors import BackendError
 
 
@@ -62,3 +67,28 @@ def test_close_twice_and_then_no_more(classifier):
     classifier.close()
     with pytest.raises(BackendError, match="was closed"):
         classifier.run(*tensors())
+
+
+def test_threads_are_those_asked_for_or_the_cores_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(ort_backend.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(ort_backend, "cores", lambda: 2)
+    assert ort_backend.session_options(0).intra_op_num_threads == 2
+    assert ort_backend.session_options(3).intra_op_num_threads == 3
+    monkeypatch.setattr(ort_backend, "cores", lambda: 64)
+    assert ort_backend.session_options(0).intra_op_num_threads == 0  # one for each core that is not half of another
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or cores() < 2, reason="no second core to leave out")
+def test_a_process_on_one_core_gets_no_second_thread(bundle_folder):
+    script = f"""
+import os
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+from pathlib import Path
+import onnxruntime
+from onfh_runtime.backends.ort_backend import OrtBackend
+before = len(os.listdir("/proc/self/task"))
+OrtBackend(Path({str(bundle_folder)!r}) / "classifier" / "model.onnx", precision="fp32")
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]

@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import pytest
 from host_device import HostDevice, HostStream
-from trt_stand_in import BINDINGS, BYTES_PER_ROW, CHANNELS, PIXELS, stand_in_flavour, stand_in_plan
+from trt_stand_in import BINDINGS, BYTES_PER_ROW, CHANNELS, LAYERS_MS, PIXELS, stand_in_flavour, stand_in_plan
 
 from onfh_runtime.backends.trt_backend import TrtBackend
 from onfh_runtime.device import DeviceMemoryError
@@ -24,7 +24,9 @@ RTX = "tensorrt-rtx-1.7.1"
 class Bench:
     """A backend on a host device, its buffers, and what its TensorRT was asked."""
 
-    def __init__(self, binding=BINDINGS[0], *, device=None, captures=True, onnx=None, max_rows=8, cache=None, **plan):
+    def __init__(
+        self, binding=BINDINGS[0], *, device=None, captures=True, onnx=None, max_rows=8, cache=None, graphs=True, **plan
+    ):
         self.device = device or HostDevice()
         self.stream = self.device.stream()
         self.memory = self.device.workspace()
@@ -47,15 +49,20 @@ class Bench:
             max_rows=max_rows,
             device=self.device,
             stream=self.stream,
+            graphs=graphs,
             runtime_cache=cache,
             warnings=(("precision_fallback", "so"),),
         )
 
+    def buffers(self, rows, name="a"):
+        dtype = self.backend.inputs[0].dtype
+        pixels = self.memory.device(f"pixels {name}", (16, *PIXELS), dtype).rows(0, rows)
+        return pixels, self.memory.device(f"logits {name}", (16, CHANNELS), dtype).rows(0, rows)
+
     def run(self, rows, *, name="a", seed=0, stream=None):
         """One run; the logits, after checking them."""
         dtype = self.backend.inputs[0].dtype
-        pixels = self.memory.device(f"pixels {name}", (16, *PIXELS), dtype).rows(0, rows)
-        logits = self.memory.device(f"logits {name}", (16, CHANNELS), dtype).rows(0, rows)
+        pixels, logits = self.buffers(rows, name)
         source = self.memory.pinned("source", pixels.shape, dtype)
         source[:] = np.random.default_rng(seed).random(source.shape)
         answer = self.memory.pinned("answer", logits.shape, dtype)
@@ -81,7 +88,9 @@ def test_every_flavour_answers_plainly_and_by_graph(binding, half):
     # A plain run and a capture for each of three row counts; the other nine runs launched graphs.
     assert bench.told["executions"] == 6
     assert bench.told["contexts"] == 3
+    assert bench.backend.captured == (1, 4, 8)
     bench.backend.close()
+    assert bench.backend.captured == ()
     bench.device.close()
 
 
@@ -154,6 +163,34 @@ def test_a_run_that_cannot_be_captured_is_queued_each_time(monkeypatch, caplog):
         bench.run(4, seed=seed)
     assert bench.told["executions"] == 3
     assert [record.message for record in caplog.records] == ["the classifier is queued without a CUDA graph at 4 rows"]
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_without_graphs_every_run_is_queued(binding, tmp_path, monkeypatch):
+    monkeypatch.setattr(HostStream, "capture", lambda self, work: pytest.fail("a capture"))
+    bench = Bench(binding, graphs=False, cache=tmp_path / "classifier.kernels")
+    for seed in range(3):
+        bench.run(4, seed=seed)
+        bench.run(1, seed=seed)
+    assert bench.told["executions"] == 6
+    assert bench.backend.captured == ()
+    assert (tmp_path / "classifier.kernels").exists() == (binding == RTX)
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_layers_are_timed_by_tensorrts_own_profiler(binding):
+    bench = Bench(binding, graphs=False)
+    bench.run(4)
+    for rows in (4, 2, 4):
+        pixels, logits = bench.buffers(rows)
+        bench.stream.zero(pixels)
+        told = bench.backend.layer_times({"pixels": pixels}, {"logits": logits}, stream=bench.stream)
+        assert told == tuple((layer, rows * ms) for layer, ms in LAYERS_MS.items())
+    pixels, logits = bench.buffers(3)
+    with pytest.raises(BackendError, match="runs 1, 2, 4, 8 rows at once, not 3"):
+        bench.backend.layer_times({"pixels": pixels}, {"logits": logits}, stream=bench.stream)
+    bench.backend.close()
+    bench.device.close()
 
 
 def test_tensorrt_rtx_is_asked_whether_it_can_be_captured():

@@ -10,6 +10,7 @@ from trt_stand_in import BINDINGS, CHANNELS, PIXELS, stand_in_flavour, stand_in_
 
 from onfh_runtime.device import DeviceMemoryError
 from onfh_runtime.engines import EngineError, EngineOptions, Profile, find_gpus, flavour, known_targets, plan_from_onnx
+from onfh_runtime.engines.listening import profiler_from_module
 from onfh_runtime.engines.run import PlanRunner, plan_buckets
 from onfh_runtime.errors import BackendError, MissingExtraError
 
@@ -98,6 +99,14 @@ def test_rows_outside_every_profile_are_refused(stream):
     runner = PlanRunner(stand_in_plan(), stand_in_flavour("tensorrt-10.3.0", stream), scratch=lambda nbytes: 256)
     with pytest.raises(BackendError, match="No profile of the plan takes a batch of 9"):
         runner.prepare(9, stream=0)
+
+
+def test_the_real_binding_takes_the_profiler(rtx):
+    told = []
+    profiler = profiler_from_module(rtx.module, told)
+    assert isinstance(profiler, rtx.module.IProfiler)
+    profiler.report_layer_time("a layer", 0.5)
+    assert told == [("a layer", 0.5)]
 
 
 @pytest.mark.gpu

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import AbstractContextManager
 from itertools import count
 
 import host_kernels
 import numpy as np
 import pytest
-from host_device import HostDevice, seen_by_host
+from host_device import HostDevice
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_gpu import opened_gpu
 from scipy import ndimage
 
 from onfh_runtime.bundle import Stage, StageInput, Window
@@ -21,24 +23,39 @@ from onfh_runtime.preprocess.mask_tables import mask_tables
 from onfh_runtime.stages import positive_probability
 
 
-class Bench:
-    """A device of host memory, and arrays brought there and back."""
+@pytest.fixture(scope="module", params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    device = opened_gpu() if request.param == "gpu" else HostDevice()
+    yield device
+    device.close()
 
-    def __init__(self):
-        self.device = HostDevice()
-        self.stream, self.workspace, self.names = self.device.stream(), self.device.workspace(), count()
+
+class Bench(AbstractContextManager):
+    """Arrays brought to a device and back."""
+
+    def __init__(self, device):
+        self.stream, self.workspace, self.names = device.stream(), device.workspace(), count()
+
+    def __exit__(self, *_):
+        self.workspace.close()
 
     def empty(self, shape, dtype):
         return self.workspace.device(str(next(self.names)), shape, dtype)
 
     def put(self, values):
-        there = self.empty(values.shape, values.dtype)
-        seen_by_host(there)[...] = values
+        there, host = self.empty(values.shape, values.dtype), self.pinned(values.shape, values.dtype)
+        host[...] = values
+        self.stream.upload(there, host)
         return there
 
+    def pinned(self, shape, dtype):
+        return self.workspace.pinned(str(next(self.names)), shape, dtype)
+
     def get(self, there):
+        host = self.pinned(there.shape, there.dtype)
+        self.stream.download(host, there)
         self.stream.synchronize()
-        return seen_by_host(there).copy()
+        return host.copy()
 
 
 def stage(activation="softmax", positive=1, size=(16, 24), minimum=0.0):
@@ -54,11 +71,11 @@ def stage(activation="softmax", positive=1, size=(16, 24), minimum=0.0):
     )
 
 
-def probabilities_of(logits, spec, flag=0):
-    bench = Bench()
-    out, bad = bench.empty((len(logits), *logits.shape[2:]), np.float32), bench.put(np.array([flag], np.int32))
-    launch_probabilities(bench.stream, bench.put(logits), spec, out=out, bad=bad)
-    return bench.get(out), int(bench.get(bad)[0])
+def probabilities_of(device, logits, spec, flag=0):
+    with Bench(device) as bench:
+        out, bad = bench.empty((len(logits), *logits.shape[2:]), np.float32), bench.put(np.array([flag], np.int32))
+        launch_probabilities(bench.stream, bench.put(logits), spec, out=out, bad=bad)
+        return bench.get(out), int(bench.get(bad)[0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -76,20 +93,20 @@ def probabilities_of(logits, spec, flag=0):
         ("none", 2, 1),
     ],
 )
-def test_probabilities_are_the_stages(activation, classes, positive, plane, dtype):
+def test_probabilities_are_the_stages(device, activation, classes, positive, plane, dtype):
     random = np.random.default_rng(classes)
     shape = (3, classes, *plane)
     logits = (random.random(shape) if activation == "none" else random.normal(0, 20, shape)).astype(dtype)
     spec = stage(activation, positive)
-    out, bad = probabilities_of(logits, spec)
+    out, bad = probabilities_of(device, logits, spec)
     np.testing.assert_allclose(out, positive_probability(logits, spec), rtol=2e-6, atol=2e-7)
     assert not bad
 
 
-def test_extreme_logits_are_no_bad_values():
+def test_extreme_logits_are_no_bad_values(device):
     logits = np.array([[-3e38, 3e38], [3e38, -3e38], [-65504, 65504]], np.float32)
     for spec, expected in ((stage("softmax"), [1, 0, 1]), (stage("sigmoid"), [1, 0, 1])):
-        out, bad = probabilities_of(logits, spec)
+        out, bad = probabilities_of(device, logits, spec)
         np.testing.assert_array_equal(out, expected)
         assert not bad
 
@@ -109,25 +126,28 @@ def test_extreme_logits_are_no_bad_values():
         ("none", 2, 1, -1e-6, 1),
     ],
 )
-def test_one_probability_that_is_none_raises_the_flag_as_the_reference_would(activation, classes, channel, value, flag):
+def test_one_probability_that_is_none_raises_the_flag_as_the_reference_would(
+    device, activation, classes, channel, value, flag
+):
     logits = np.full((3, classes, 4, 100), 0.5, np.float32)
     logits[2, channel, 3, 99] = value
     with np.errstate(invalid="ignore"):
         expected = positive_probability(logits, stage(activation))
-    out, bad = probabilities_of(logits, stage(activation))
+    out, bad = probabilities_of(device, logits, stage(activation))
     np.testing.assert_allclose(out, expected, rtol=2e-6)
     assert bad == flag == (not ((expected >= 0) & (expected <= 1)).all())
 
 
-def test_a_raised_flag_stays():
-    assert probabilities_of(np.zeros((2, 2), np.float32), stage(), flag=1)[1] == 1
+def test_a_raised_flag_stays(device):
+    assert probabilities_of(device, np.zeros((2, 2), np.float32), stage(), flag=1)[1] == 1
 
 
-def mask_of(maps, box, threshold):
-    bench, tables = Bench(), mask_tables(box)
-    out = bench.empty((len(maps), *tables.size), np.uint8)
-    launch_mask(bench.stream, bench.put(maps), tables, bench.put(tables.packed), threshold, out=out)
-    return bench.get(out)
+def mask_of(device, maps, box, threshold):
+    tables = mask_tables(box)
+    with Bench(device) as bench:
+        out = bench.empty((len(maps), *tables.size), np.uint8)
+        launch_mask(bench.stream, bench.put(maps), tables, bench.put(tables.packed), threshold, out=out)
+        return bench.get(out)
 
 
 @settings(max_examples=80, deadline=None)
@@ -141,45 +161,45 @@ def mask_of(maps, box, threshold):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_masks_differ_only_within_a_millionth_of_the_threshold(
-    slices, shape, spacing, map_size, minimum, threshold, seed
+    device, slices, shape, spacing, map_size, minimum, threshold, seed
 ):
     maps = np.random.default_rng(seed).random((slices, *map_size), np.float32)
     box = letterbox(shape, spacing, stage(minimum=minimum).input, map_size)
     values = map_to_stack(maps, box)
     if seed % 2:
         threshold = float(values.flat[seed % values.size]) or threshold  # on a voxel's very value
-    out = mask_of(maps, box, threshold)
+    out = mask_of(device, maps, box, threshold)
     assert out.max() <= 1
     clear = np.abs(values - np.float32(threshold)) > 1e-6
     np.testing.assert_array_equal(out[clear], (values >= threshold)[clear])
 
 
-def test_a_voxel_at_the_threshold_is_in_the_mask():
+def test_a_voxel_at_the_threshold_is_in_the_mask(device):
     box = letterbox((16, 24), (1.0, 1.0), stage().input)
     maps = np.where(np.arange(24) % 2, np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(0)))
-    out = mask_of(np.broadcast_to(maps, (1, 16, 24)).astype(np.float32), box, float(np.float32(0.3)))
+    out = mask_of(device, np.broadcast_to(maps, (1, 16, 24)).astype(np.float32), box, float(np.float32(0.3)))
     np.testing.assert_array_equal(out[0], np.broadcast_to(np.arange(24) % 2, (16, 24)))
 
 
-def test_few_voxels_of_a_large_mask_lie_that_near_the_threshold():
+def test_few_voxels_of_a_large_mask_lie_that_near_the_threshold(device):
     random = np.random.default_rng(3)
     maps = random.random((2, 128, 128), np.float32)
     box = letterbox((300, 420), (0.7, 0.7), stage(size=(256, 256)).input, (128, 128))
-    assert (mask_of(maps, box, 0.5) != (map_to_stack(maps, box) >= 0.5)).sum() <= 5
+    assert (mask_of(device, maps, box, 0.5) != (map_to_stack(maps, box) >= 0.5)).sum() <= 5
 
 
-def left_by_kernels(mask, slice_index, minimum):
-    bench = Bench()
-    there, removed = bench.put(mask.astype(np.uint8)), bench.put(np.full(1, 77, np.int32))
-    launch_small_components(
-        bench.stream,
-        there,
-        bench.put(np.asarray(slice_index, np.int32)),
-        minimum,
-        scratch=bench.empty(component_scratch(mask.shape), np.int32),
-        removed=removed,
-    )
-    return bench.get(there), int(bench.get(removed)[0])
+def left_by_kernels(device, mask, slice_index, minimum):
+    with Bench(device) as bench:
+        there, removed = bench.put(mask.astype(np.uint8)), bench.put(np.full(1, 77, np.int32))
+        launch_small_components(
+            bench.stream,
+            there,
+            bench.put(np.asarray(slice_index, np.int32)),
+            minimum,
+            scratch=bench.empty(component_scratch(mask.shape), np.int32),
+            removed=removed,
+        )
+        return bench.get(there), int(bench.get(removed)[0])
 
 
 @settings(max_examples=300, deadline=None)
@@ -189,11 +209,11 @@ def left_by_kernels(mask, slice_index, minimum):
     minimum=st.integers(0, 60),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_what_is_left_is_what_the_reference_leaves(shape, share, minimum, seed):
+def test_what_is_left_is_what_the_reference_leaves(device, shape, share, minimum, seed):
     random = np.random.default_rng(seed)
     mask = random.random(shape) < share
     slice_index = np.cumsum(random.integers(1, 3, shape[0]))
-    out, removed = left_by_kernels(mask, slice_index, minimum)
+    out, removed = left_by_kernels(device, mask, slice_index, minimum)
     expected, expected_removed = without_small_components(mask, slice_index, minimum)
     np.testing.assert_array_equal(out, expected.astype(np.uint8))
     assert removed == expected_removed
@@ -248,25 +268,28 @@ def test_pieces_are_the_same_when_other_threads_link_roots_first(share, seed):
     assert pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
 
 
-def test_a_long_winding_piece_is_one():
+def test_a_long_winding_piece_is_one(device):
     mask = np.zeros((5, 63, 300), bool)
     mask[::2, ::2] = True
     mask[::2, 1::4, 0] = mask[::2, 3::4, -1] = True
     mask[1, -1, -1] = mask[3, 0, 0] = True
     pieces = int(mask.sum())
     for minimum, left in ((pieces, pieces), (pieces + 1, 0)):
-        out, removed = left_by_kernels(mask, np.arange(5), minimum)
+        out, removed = left_by_kernels(device, mask, np.arange(5), minimum)
         assert (out.sum(), removed) == (left, pieces - left)
 
 
-def test_nothing_is_launched_for_nothing():
-    assert mask_of(np.empty((0, 8, 8), np.float32), letterbox((4, 4), (1, 1), stage().input, (8, 8)), 0.5).size == 0
-    assert probabilities_of(np.empty((0, 2, 4, 4), np.float32), stage())[1] == 0
-    assert left_by_kernels(np.zeros((0, 4, 4), bool), np.arange(0), 9)[1] == 0
+def test_nothing_is_launched_for_nothing(device):
+    assert (
+        mask_of(device, np.empty((0, 8, 8), np.float32), letterbox((4, 4), (1, 1), stage().input, (8, 8)), 0.5).size
+        == 0
+    )
+    assert probabilities_of(device, np.empty((0, 2, 4, 4), np.float32), stage())[1] == 0
+    assert left_by_kernels(device, np.zeros((0, 4, 4), bool), np.arange(0), 9)[1] == 0
 
 
 def test_more_voxels_than_the_kernels_count_are_refused():
-    stream, one = Bench().stream, DeviceArray(0, (1,), np.dtype(np.int32))
+    stream, one = HostDevice().stream(), DeviceArray(0, (1,), np.dtype(np.int32))
     mask = DeviceArray(0, (2**11, 2**10, 2**10), np.dtype(np.uint8))
     scratch = DeviceArray(0, component_scratch(mask.shape), np.dtype(np.int32))
     with pytest.raises(ValueError, match="2147483648 voxels are more than the kernels can count"):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onfh_runtime.preprocess.taps import sparse_taps, weighted_rows
+from onfh_runtime.preprocess.taps import sparse_taps
 
 
 def dense(first, values, inputs):
@@ -24,7 +24,3 @@ def test_a_matrix_is_its_taps(outputs, inputs, share, seed):
     assert first.min() >= 0
     assert (first + values.shape[1]).max() <= inputs
     np.testing.assert_array_equal(dense(first, values, inputs), matrix.astype(np.float32))
-    image = random.random((inputs, 5), np.float32)
-    out, spare = np.empty((outputs, 5), np.float32), np.empty((outputs, 5), np.float32)
-    weighted_rows(image, (first, values), out, spare)
-    np.testing.assert_allclose(out, matrix @ image, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,41 @@
+"""The record of a measurement: figures, and beside them all that is needed to believe them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+from onfh_runtime.measure.fingerprint import machine_fingerprint
+
+__all__ = ["SCHEMA", "record"]
+
+SCHEMA = "onfh-benchmark/1"
+
+
+def record(
+    name: str,
+    command: str,
+    *,
+    settings: Mapping[str, object],
+    results: Mapping[str, object],
+    does_not_measure: Sequence[str],
+) -> dict[str, object]:
+    """The document that every benchmark writes as JSON.
+
+    Args:
+        name: of the benchmark.
+        command: how to take it again, without paths: they may name a patient.
+        settings: what was chosen.
+        results: the figures; their names end in their unit.
+        does_not_measure: sentences.
+    """
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command,
+        "machine": machine_fingerprint(),
+        "settings": dict(settings),
+        "results": dict(results),
+        "does_not_measure": list(does_not_measure),
+    }
