@@ -12,17 +12,19 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from suite_cases import FULL, TINY, analysed, axial_series, candidate_of, open_demo, open_large
 
+from onfh_export.graph.int8 import int8_from_float, products
 from onfh_runtime.analysis import Analysis
 from onfh_runtime.backends import ort_backend
 from onfh_runtime.backends.ort_backend import OrtBackend, session_options
@@ -128,7 +130,7 @@ def _timed(work: Callable[[], object], times: int) -> float:
 
 
 def stage_ways(bundle: LoadedBundle, stage: StageName, pairs: int, folder: Path) -> dict[str, Any]:
-    """One stage for itself: every way, batches, and INT8 weights."""
+    """One stage for itself: every way; of the classifier batches and INT8 weights too."""
     path = bundle.model_path(stage, "fp32")
     spec = bundle.content.classifier if stage == "classifier" else bundle.content.segmenter
     noise = np.random.default_rng(0)
@@ -150,19 +152,19 @@ def stage_ways(bundle: LoadedBundle, stage: StageName, pairs: int, folder: Path)
             part = rows[:batch]
             found[name] = in_turns(partial(answers, usual, part), partial(answers, usual, part, batch), pairs)
             _say(stage, name, found[name])
-    eight = opened(_int8(path, folder), WAYS["same again"], "int8")
-    found["INT8 weights"] = in_turns(partial(answers, usual, one), partial(answers, eight, one), pairs)
-    _say(stage, "INT8 weights", found["INT8 weights"])
-    eight.close()
+        contracting = [name for name, contracts in products(onnx.load(path)).items() if contracts]
+        for name, keep in (("INT8 weights", []), ("INT8 weights, half of MLPs", contracting)):
+            eight = opened(_int8(path, folder, keep), WAYS["same again"], "int8")
+            found[name] = in_turns(partial(answers, usual, one), partial(answers, eight, one), pairs)
+            _say(stage, name, found[name])
+            eight.close()
     usual.close()
     return found
 
 
-def _int8(path: Path, folder: Path) -> Path:
-    from onfh_export.graph.int8 import int8_from_float
-
+def _int8(path: Path, folder: Path, keep: Collection[str]) -> Path:
     out = folder / "int8.onnx"
-    int8_from_float(path, out)
+    int8_from_float(onnx.load(path), out, keep=keep)
     return out
 
 

@@ -97,7 +97,7 @@ def in_turns(case: Case, ours: str, peers: dict[str, list[str | Path]], rounds: 
         case: what they work on.
         ours: tasks of ``onfh_side.py``, with a comma between them.
         peers: names and commands; one that does not start is left out by its reason.
-        rounds: how often every task is done, after one that is not counted.
+        rounds: how often every task is done; each process has done it once before it is ready.
         folder: for answers and logs.
     """
     figures: dict[str, Any] = {}
@@ -111,12 +111,10 @@ def in_turns(case: Case, ours: str, peers: dict[str, list[str | Path]], rounds: 
                 figures[name] = {"left_out": _reason(str(error))}
                 print(f"{name} is left out: {figures[name]['left_out']}")
         times: dict[str, dict[str, list[float]]] = {n: {t: [] for t in k.tasks} for n, k in kept.items()}
-        for turn in range(rounds + 1):
+        for _ in range(rounds):
             for name, process in kept.items():
                 for task in process.tasks:
-                    seconds = process.seconds(task)
-                    if turn:
-                        times[name][task].append(seconds)
+                    times[name][task].append(process.seconds(task))
         for name, process in kept.items():
             figures[name] = {"seconds": {t: spread(s) for t, s in times[name].items()}, "peak_mb": process.finish()}
             figures[name]["times"] = times[name]
@@ -227,19 +225,20 @@ def main() -> int:
     results: dict[str, Any] = {}
     if not on_gpu:
         results["left_out"] = {name: "there is no GPU" for name in STAGE_WAYS if name not in ways}
+        show(results)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         series = write_study(root / "study", slices, matrix)
         for case_name in ("demo",) if options.no_large or options.smoke else ("demo", "large"):
-            case = write_case(case_name, series, root / case_name)
+            folder = root / case_name
+            case = write_case(case_name, series, folder)
             large = case_name == "large"
             pairs = 1 if options.smoke else options.large_pairs if large else options.pairs
             rounds = 1 if options.smoke else options.large_rounds if large else options.rounds
-            # Routes differ outside the stages alone, so large stages meet the faster of them.
-            routes = ROUTES[1:] if large or options.smoke else ROUTES
-            folder = root / case_name
-            parts = {"whole_process": whole(case, pairs, routes, folder)}
-            parts["steady_state"] = steady(case, rounds, routes, folder)
+            # Routes differ outside the stages alone: time is spared where both would say nothing new.
+            tuned = ROUTES[1:]
+            parts = {"whole_process": whole(case, pairs, tuned if options.smoke else ROUTES, folder)}
+            parts["steady_state"] = steady(case, rounds, tuned if options.smoke or large else ROUTES, folder)
             if not large:
                 parts["read"] = reading(case, rounds, folder)
             parts["stages"] = stages(case, rounds, ways, folder)

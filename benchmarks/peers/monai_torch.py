@@ -51,10 +51,9 @@ def main() -> None:
         write_answers(options.out, answers)
         return answers
 
+    study()
     if options.serve:
         serve({"study": study})
-    else:
-        study()
 
 
 def analyse(

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from onfh_export.config import SOURCE_FIELDS
 from onfh_export.export_card import export_card
-from onfh_export.graph.int8 import int8_from_float
 from onfh_export.graph.precision import Io
+from onfh_export.int8_classifier import int8_classifier_from_float
 from onfh_export.onnx_export import INPUT_NAME, OUTPUT_NAME
 from onfh_export.parity import Parity
 from onfh_export.parity_limits import Breach, breaches
@@ -154,15 +154,16 @@ def bundle_from_stages(
             for note in stages[stage].notes:
                 phases.say(f"  {note}")
         rules = rules.model_copy(update={stage: made.spec for stage, made in stages.items()})
-        int8 = None
-        if options.classifier_int8:
-            int8 = folder / "classifier" / "model.int8.onnx"
-            with phases.phase("classifier: INT8 weights"):
-                int8_from_float(stages["classifier"].path, int8)
         with phases.phase("reference studies"):
             count = options.phantoms or _phantoms(stages)
             reference = reference_studies(options.reference, rules, count=count, progress=phases.step)
         phases.say(f"  {_described(reference)}")
+        int8 = None
+        if options.classifier_int8:
+            int8 = folder / "classifier" / "model.int8.onnx"
+            with phases.phase("classifier: INT8 weights"):
+                said = int8_classifier_from_float(stages["classifier"].path, int8, rules, reference.studies)
+            phases.say(f"  {said}")
         reduced = None
         if options.precision == "fp32":
             with phases.phase("parity on the reference"):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["cores", "cpu_name", "over_cores", "return_free_memory"]
+__all__ = ["cores", "cpu_name", "multiplies_bytes_exactly", "over_cores", "return_free_memory"]
 
 
 def cores() -> int:
@@ -36,6 +36,14 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def multiplies_bytes_exactly() -> bool:
+    """Whether products of bytes are known to be summed in 32 bits (x86 with VNNI) and not, saturating, in 16."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def return_free_memory() -> None:

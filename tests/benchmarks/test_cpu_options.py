@@ -43,7 +43,14 @@ def test_pairs_change_who_begins():
 def test_a_stage_in_every_way(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu_options, "LEAST_S", 0.0)
     found = stage_ways(open_demo(), "classifier", 1, tmp_path)
-    assert set(found) == {*WAYS, "2 rows at once", "4 rows at once", "8 rows at once", "INT8 weights"}
+    assert set(found) == {
+        *WAYS,
+        "2 rows at once",
+        "4 rows at once",
+        "8 rows at once",
+        "INT8 weights",
+        "INT8 weights, half of MLPs",
+    }
     assert found["same again"]["same_bits"]
     assert found["no spinning"]["same_bits"]
     assert 0 < found["INT8 weights"]["largest_difference"] < 0.1 * found["INT8 weights"]["largest_value"]

@@ -112,6 +112,8 @@ def test_fp32_alone(onnx_requests, onnx_config, tmp_path):
 
 
 def test_an_int8_classifier_is_judged_and_then_run_on_a_cpu(onnx_requests, onnx_config, tmp_path):
+    # Weights that were never trained say nearly the same of every slice: rounding decides their order.
+    onnx_config["parity"] = {"patient_flips": 2, "side_flips": 4, "slice_flips": 1.0, "auc_change": 1.0}
     options = replace(FAST, precision="fp32", classifier_int8=True)
     exported = bundle_from_stages(onnx_requests, onnx_config, tmp_path / "b", options)
     content = exported.content

@@ -29,6 +29,12 @@ def test_a_name_is_found_without_the_list(monkeypatch):
     assert cpu.cpu_name()
 
 
+@pytest.mark.parametrize(("listed", "exactly"), [("flags : avx2 avx512_vnni", True), ("flags : avx2", False)])
+def test_vnni_is_one_of_the_flags(monkeypatch, listed, exactly):
+    monkeypatch.setattr(Path, "read_text", lambda path: listed)
+    assert cpu.multiplies_bytes_exactly() is exactly
+
+
 def test_free_memory_is_given_back_where_that_can_be_done(monkeypatch):
     asked = []
 

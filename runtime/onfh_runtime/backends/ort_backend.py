@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onfh_runtime.backends.protocol import TensorSpec, check_tensors
-from onfh_runtime.cpu import cores, cpu_name, return_free_memory
+from onfh_runtime.cpu import cores, cpu_name, multiplies_bytes_exactly, return_free_memory
 from onfh_runtime.errors import BackendError
 
 __all__ = ["OrtBackend", "first_line", "session_options", "tensor_spec"]
@@ -92,6 +92,8 @@ def session_options(threads: int) -> Any:
     options.log_severity_level = 3
     # The arena keeps its high-water mark for ever; a stage's buffers are large and few, so malloc serves as well.
     options.enable_cpu_mem_arena = False
+    if not multiplies_bytes_exactly():  # INT8 weights then take a slower product, which does
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -78,6 +78,14 @@ def test_threads_are_those_asked_for_or_the_cores_this_process_may_use(monkeypat
     assert ort_backend.session_options(0).intra_op_num_threads == 0  # one for each core that is not half of another
 
 
+def test_int8_products_never_saturate(monkeypatch):
+    monkeypatch.setattr(ort_backend, "multiplies_bytes_exactly", lambda: False)
+    assert ort_backend.session_options(0).get_session_config_entry("session.x64quantprecision") == "1"
+    monkeypatch.setattr(ort_backend, "multiplies_bytes_exactly", lambda: True)
+    with pytest.raises(RuntimeError, match="x64quantprecision"):
+        ort_backend.session_options(0).get_session_config_entry("session.x64quantprecision")
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or cores() < 2, reason="no second core to leave out")
 def test_a_process_on_one_core_gets_no_second_thread(bundle_folder):
     script = f"""
