@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= onfh-demo
 
-.PHONY: help demo test lint triton-server gpu-check gpu-packages check-platforms bench bench-compare bench-export bench-peers plots soak soak-short train clean
+.PHONY: help demo test lint triton-server gpu-check gpu-packages check-platforms bench bench-compare bench-export bench-overhead bench-cpu-options bench-peers plots soak soak-short train clean
 
 help:
 	@echo "make demo    analyse a phantom study with the demo bundle (writes $(OUT)/)"
@@ -92,6 +92,12 @@ plots: $(VENV)/dev
 bench-export: $(VENV)/dev
 	$(BIN)/python benchmarks/upernet_rewrite.py --json benchmarks/results/upernet-rewrite-2-core-cpu.json
 	$(BIN)/python benchmarks/export.py --json benchmarks/results/export-2-core-cpu.json
+
+bench-overhead: $(VENV)/dev
+	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead-2-core-cpu.json
+
+bench-cpu-options: $(VENV)/dev
+	$(BIN)/python benchmarks/cpu_options.py --json benchmarks/results/cpu-options-2-core-cpu.json
 
 # The peers bring their own versions of everything but torch.
 .venv-peers/created: benchmarks/peers/requirements.txt constraints.txt
