@@ -64,7 +64,9 @@ def wheel_from_source(archive: Path, out: Path, include: Path) -> Path:
         (source / "siteconf.py").write_text(site)
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--quiet"]
         command += ["--disable-pip-version-check", "--wheel-dir", str(out), str(source)]
-        subprocess.run(command, check=True)
+        # Many linkers drop a library that gives no symbol, and this one is empty; the real one must be loaded.
+        flags = f"{os.environ.get('LDFLAGS', '')} -Wl,--no-as-needed"
+        subprocess.run(command, check=True, env={**os.environ, "LDFLAGS": flags})
     return max(out.glob("pycuda-*.whl"), key=lambda path: path.stat().st_mtime)
 
 
