@@ -46,8 +46,12 @@ DOES_NOT_MEASURE = (
 )
 
 
-def _entry(key: str, value: str) -> Change:
-    return lambda options: options.add_session_config_entry(key, value)
+def _entries(*entries: tuple[str, str]) -> Change:
+    def change(options: Any) -> None:
+        for key, value in entries:
+            options.add_session_config_entry(key, value)
+
+    return change
 
 
 def _field(name: str, value: Any) -> Change:
@@ -59,20 +63,20 @@ WAYS: dict[str, Change] = {
     "1 thread": _field("intra_op_num_threads", 1),
     "2 threads": _field("intra_op_num_threads", 2),
     "a thread per logical core": _field("intra_op_num_threads", os.cpu_count()),
-    "no spinning": _entry("session.intra_op.allow_spinning", "0"),
-    "spinning ends with a run": _entry("session.force_spinning_stop", "1"),
-    "spinning for 100 us": _entry("session.intra_op.spin_duration_us", "100"),
+    "no spinning": _entries(("session.intra_op.allow_spinning", "0")),
+    "spinning ends with a run": _entries(("session.force_spinning_stop", "1")),
+    "spinning for 1000 us": _entries(("session.intra_op.spin_duration_us", "1000")),
     "arena": _field("enable_cpu_mem_arena", True),
     "no memory pattern": _field("enable_mem_pattern", False),
     "parallel execution": _field("execution_mode", ort.ExecutionMode.ORT_PARALLEL),
     "graph left as it is": _field("graph_optimization_level", Level.ORT_DISABLE_ALL),
     "basic graph optimisation": _field("graph_optimization_level", Level.ORT_ENABLE_BASIC),
     "extended graph optimisation": _field("graph_optimization_level", Level.ORT_ENABLE_EXTENDED),
-    "denormals as zero": _entry("session.set_denormal_as_zero", "1"),
-    "weights not packed": _entry("session.disable_prepacking", "1"),
-    "work in smaller blocks": _entry("session.dynamic_block_base", "4"),
+    "denormals as zero": _entries(("session.set_denormal_as_zero", "1")),
+    "weights not packed": _entries(("session.disable_prepacking", "1")),
+    "work in smaller blocks": _entries(("session.dynamic_block_base", "4")),
 }
-IN_A_ROW = ("same again", "1 thread", "no spinning", "spinning ends with a run", "spinning for 100 us", "arena")
+IN_A_ROW = ("same again", "1 thread", "no spinning", "spinning ends with a run", "spinning for 1000 us", "arena")
 """Ways that change what happens beside a call, and so more than the calls themselves."""
 BATCHES = (2, 4, 8)
 LEAST_S = 0.1
