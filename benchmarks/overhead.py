@@ -97,7 +97,6 @@ def whole(bundle: LoadedBundle, study: Path, turns: int, out: Path) -> dict[str,
         "calls_s": spread([run.calls_s for run in runs]),
         "wall_over_calls": paired_ratio([run.wall_s for run in runs], [run.calls_s for run in runs]),
         "outside_calls_s": spread([run.wall_s - run.calls_s for run in runs]),
-        "peak_mb": spread([run.peak_mb for run in runs]),
     }
 
 
