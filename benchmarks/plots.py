@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "runtime")]
@@ -66,10 +67,11 @@ def latency_by_batch(figures: Figures, axes: list[Axes]) -> None:
     for each, title in ((whole, "Latency of a call"), (row, "Latency per row")):
         each.set_title(title)
         each.set(xlabel="batch, rows", ylabel="latency, ms", xscale="log", yscale="log")
-        each.yaxis.set_major_formatter("{x:g}")
         batches = sorted({_rows(point) for point in found})
         each.set_xticks(batches, [str(batch) for batch in batches])
         each.minorticks_off()
+        each.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        each.yaxis.set_major_formatter("{x:g}")
     legend_right(row)
 
 

@@ -169,7 +169,7 @@ def test_many_classes_fit_into_one_association() -> None:
         OddScp(lambda event, uid: 0, sop_classes=sorted(classes)[:10]) as pacs,
         StoreScu(to(pacs.port), "ONFH").association(classes),
     ):
-        pass
+        assert pacs.associations == 1
 
 
 def test_a_host_that_nobody_knows_cannot_be_reached() -> None:
