@@ -16,7 +16,7 @@ help:
 	@echo "make bench   every suite and what an analysis costs (40 minutes); make bench-export: what an export costs"
 	@echo "make bench-compare REVISION=...  suites against another commit; make bench-peers: beside MONAI, SimpleITK, OpenVINO"
 	@echo "make plots   plots and the README's tables, from what was recorded"
-	@echo "make soak    a node under faults, and over 500 studies (80 minutes); make soak-short: five minutes"
+	@echo "make soak    a node under faults, and over 500 studies (an hour); make soak-short: five minutes"
 	@echo "make gpu-check     tests and figures of this machine's GPU, under eight minutes (WHEELS=folder)"
 	@echo "make gpu-packages  PyCUDA and CuPy, for the tests of a driver without a GPU"
 	@echo "make train   re-run the recipe of the demo stages (writes runs/; about an hour on two cores)"

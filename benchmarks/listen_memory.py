@@ -46,6 +46,8 @@ def growth(samples: Sequence[dict[str, int]], most_growth_percent: float) -> tup
         values = [sample[name] for sample in samples]
         early, late = (statistics.median(sample[name] for sample in part) for part in (warm, last))
         held[name] = {"first": values[0], "warm": early, "last": late, "most": max(values)}
+    tenths = [samples[k : k + tenth] for k in range(0, len(samples), tenth)]
+    held["rss_kb"]["by_tenth"] = [statistics.median(sample["rss_kb"] for sample in part) for part in tenths]
     percent = held["rss_growth_percent"] = 100 * (held["rss_kb"]["last"] / held["rss_kb"]["warm"] - 1)
     faults = [f"resident memory grew by {percent:.1f} %"] if percent > most_growth_percent else []
     for name in ("threads", "open_files"):
