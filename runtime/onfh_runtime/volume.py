@@ -110,7 +110,10 @@ class Volume:
 
         Padding becomes :data:`AIR_HU`; arithmetic is in float32, so metal above 3071 HU does not overflow.
         """
-        stored = self.voxels[index]
+        return self.rescaled(self.voxels[index], index)
+
+    def rescaled(self, stored: NDArray[Any], index: Any) -> NDArray[np.float32]:
+        """HU of stored values of slices, (rows, columns) or (slices, rows, columns); they may be turned, or a part."""
         shape = (-1, 1, 1) if stored.ndim == 3 else ()
         slope = np.asarray(self.slope[index], np.float32).reshape(shape)
         intercept = np.asarray(self.intercept[index], np.float32).reshape(shape)

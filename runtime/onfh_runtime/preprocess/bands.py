@@ -2,12 +2,16 @@
 
 A resampling matrix is nearly all zeros, and its outputs draw on inputs near to them: along the diagonal lie small
 blocks with all its weights. Each is a matrix product of its own, so large that the product runs at full speed, and so
-small that few zeros are multiplied and no library shares it out among cores, which the callers do themselves.
+small that few zeros are multiplied and no library shares it out among cores, which the callers do themselves. They give
+several images at once: a call for each block of each image is so short that Python's lock passes between the threads
+all the time, and two of them are no faster than one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,10 @@ class _Block:
     """(outputs, inputs), C-contiguous."""
     turned: NDArray[np.float32]
     """(inputs, outputs), C-contiguous."""
+
+
+def _float(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
 
 
 class Bands:
@@ -52,12 +60,23 @@ class Bands:
             self._blocks.append(_Block(slice(begin, end), span, weights, np.ascontiguousarray(weights.T)))
             begin = end
 
-    def times(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """The matrix times an image: (inputs, n) to ``out``, (outputs, n); rows of both are contiguous."""
-        for block in self._blocks:
-            np.matmul(block.weights, image[block.inputs], out=out[block.outputs])
+    def times(
+        self,
+        images: NDArray[Any],
+        out: NDArray[np.float32],
+        values: Callable[[NDArray[Any]], NDArray[np.float32]] = _float,
+    ) -> None:
+        """The matrix times images: (..., inputs, n) to ``out``, (..., outputs, n), whose rows are contiguous.
 
-    def times_rows(self, image: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """The matrix times every row of an image: (n, inputs) to ``out``, (n, outputs); rows are contiguous."""
+        Args:
+            images: of any type.
+            out: gets the products.
+            values: what is multiplied, of some rows of the images; pieces stay in the cache from there to the product.
+        """
         for block in self._blocks:
-            np.matmul(image[:, block.inputs], block.turned, out=out[:, block.outputs])
+            np.matmul(block.weights, values(images[..., block.inputs, :]), out=out[..., block.outputs, :])
+
+    def times_rows(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """The matrix times every row of images: (..., n, inputs) to ``out``, (..., n, outputs); rows are contiguous."""
+        for block in self._blocks:
+            np.matmul(images[..., block.inputs], block.turned, out=out[..., block.outputs])

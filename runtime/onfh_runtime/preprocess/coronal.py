@@ -13,6 +13,7 @@ foot).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,9 @@ __all__ = ["CoronalPlan", "coronal_stack", "head_box", "mask_to_volume", "plan_c
 
 THICK_ENOUGH = 0.99
 """Planes at least this share of the wanted spacing count as thick enough: headers round spacings to 0.01 mm."""
+
+TOGETHER = 32
+"""Slices whose rows are averaged at once: those of one slab are a megabyte or two."""
 
 MOSTLY_MEASURED = 0.5
 """Share of a sheared slab's row that must come from voxels: at the ends the planes of a slab end apart."""
@@ -225,19 +229,23 @@ def _upright(
 def _stack_across(volume: Volume, plan: CoronalPlan, order: NDArray[np.int64], out: NDArray[np.float32]) -> None:
     """Average rows of stored slices that cross the slabs into ``out``, slices shared out among every core."""
     bands, moved = Bands(plan.weights), plan.axes.index(0)
-    (slabs, planes), across = plan.weights.shape, plan.shape[3 - moved]
-    # Rescaling commutes with averaging, and fewer rows are left behind it. Air in place of padding does not.
-    early = volume.padding is not None
+    slabs, across = plan.weights.shape[0], plan.shape[3 - moved]
+    stored = _in_plane(volume.voxels, plan)[:: -1 if plan.flips[moved] else 1]
+    target = np.moveaxis(out, moved, 0)
 
     def average(part: slice) -> None:
-        image, averaged = np.empty((planes, across), np.float32), np.empty((slabs, across), np.float32)
-        for target, source in list(enumerate(order))[part]:
-            image[:] = _in_plane(volume.hounsfield(int(source)) if early else volume.voxels[source], plan)
-            bands.times(image, averaged)
-            if not early:
-                averaged *= np.float32(volume.slope[source])
-                averaged += np.float32(volume.intercept[source])
-            _plane_of(out, moved, target)[:] = averaged
+        averaged = np.empty((TOGETHER, slabs, across), np.float32)
+        for begin in range(part.start, part.stop, TOGETHER):
+            some = slice(begin, min(begin + TOGETHER, part.stop))
+            sources, made = order[some], averaged[: some.stop - some.start]
+            # Rescaling commutes with averaging, and fewer rows are left behind it. Air in place of padding does not.
+            if volume.padding is not None:
+                bands.times(stored[some], made, partial(volume.rescaled, index=sources))
+            else:
+                bands.times(stored[some], made)
+                made *= volume.slope[sources].astype(np.float32)[:, None, None]
+                made += volume.intercept[sources].astype(np.float32)[:, None, None]
+            target[some] = made
 
     over_cores(average, len(order))
 
@@ -274,13 +282,9 @@ def _span(weights: NDArray[np.float64]) -> slice:
     return slice(int(places[0]), int(places[-1]) + 1)
 
 
-def _in_plane(image: NDArray[Any], plan: CoronalPlan) -> NDArray[Any]:
-    """A stored slice (rows, columns) turned so that its two axes run as the two remaining stack axes do."""
+def _in_plane(images: NDArray[Any], plan: CoronalPlan) -> NDArray[Any]:
+    """A view of stored slices (..., rows, columns), turned so that both axes run as the two remaining stack axes do."""
     kept = [(axis, flip) for axis, flip in zip(plan.axes, plan.flips, strict=True) if axis != 0]
-    view = image if kept[0][0] < kept[1][0] else image.T
-    turned: NDArray[Any] = np.flip(view, tuple(i for i, (_, flip) in enumerate(kept) if flip))
+    view = images if kept[0][0] < kept[1][0] else images.swapaxes(-1, -2)
+    turned: NDArray[Any] = np.flip(view, tuple(i for i, (_, flip) in zip((-2, -1), kept, strict=True) if flip))
     return turned
-
-
-def _plane_of(out: NDArray[np.float32], axis: int, index: int) -> NDArray[np.float32]:
-    return out[:, index, :] if axis == 1 else out[:, :, index]

@@ -8,6 +8,7 @@ there is air.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from onfh_runtime.preprocess.bands import Bands
 from onfh_runtime.volume import AIR_HU, CoronalStack
 
 __all__ = ["Letterbox", "letterbox", "map_to_stack", "mask_to_input", "resample_matrix", "stage_input"]
+
+TOGETHER = 4
+"""Slices that are scaled at once; see :mod:`~onfh_runtime.preprocess.bands`."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +97,30 @@ def stage_input(stack: CoronalStack, spec: StageInput) -> NDArray[np.float32]:
     out = np.empty((len(stack.hu), len(spec.windows), *spec.size), np.float32)
 
     def fill(part: slice) -> None:
-        windowed, between = np.empty(stack.hu.shape[1:], np.float32), scale.between()
-        scaled = np.empty(spec.size, np.float32)
-        for image, channels in zip(stack.hu[part], out[part], strict=True):
+        windowed, between = np.empty((TOGETHER, *stack.hu.shape[1:]), np.float32), scale.between()
+        scaled = np.empty((TOGETHER, *spec.size), np.float32)
+        for some in _by_few(part):
+            images, count = stack.hu[some], some.stop - some.start
             done: Window | None = None
-            for channel, window, mean, std in zip(channels, spec.windows, spec.mean, spec.std, strict=True):
+            channels = zip(np.moveaxis(out[some], 1, 0), spec.windows, spec.mean, spec.std, strict=True)
+            for channel, window, mean, std in channels:
                 if window != done:
-                    scale(_clipped(image, window, windowed), between, scaled)
-                    scaled += _clipped(np.float32(AIR_HU), window) * outside
+                    scale(_clipped(images, window, windowed[:count]), between[:count], scaled[:count])
+                    scaled[:count] += _clipped(np.float32(AIR_HU), window) * outside
                     done = window
                 # (value - low) / width is what a stage calls 0..1; it and the normalisation are one line.
                 low, factor = window.center - window.width / 2, 1 / (window.width * std)
-                np.multiply(scaled, np.float32(factor), out=channel)
+                np.multiply(scaled[:count], np.float32(factor), out=channel)
                 channel -= np.float32(low * factor + mean / std)
 
     over_cores(fill, len(out))
     return out
+
+
+def _by_few(part: slice) -> Iterator[slice]:
+    """A stretch of slices in shorter ones."""
+    for begin in range(part.start, part.stop, TOGETHER):
+        yield slice(begin, min(begin + TOGETHER, part.stop))
 
 
 class _Scaler:
@@ -120,11 +132,11 @@ class _Scaler:
 
     def between(self) -> NDArray[np.float32]:
         """Room for what lies between both products: one for each thread."""
-        return np.empty(self._between, np.float32)
+        return np.empty((TOGETHER, *self._between), np.float32)
 
-    def __call__(self, image: NDArray[np.float32], between: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Scale (rows, columns) to ``out``, (height, width)."""
-        self._rows.times(image, between)
+    def __call__(self, images: NDArray[np.float32], between: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Scale (slices, rows, columns) to ``out``, (slices, height, width)."""
+        self._rows.times(images, between)
         self._columns.times_rows(between, out)
 
 
@@ -147,8 +159,8 @@ def map_to_stack(values: NDArray[np.float32], tables: Letterbox) -> NDArray[np.f
 
     def fill(part: slice) -> None:
         between = scale.between()
-        for each, target in zip(values[part], out[part], strict=True):
-            scale(each, between, target)
+        for some in _by_few(part):
+            scale(values[some], between[: some.stop - some.start], out[some])
 
     over_cores(fill, len(out))
     return out
