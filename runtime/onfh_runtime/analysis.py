@@ -15,7 +15,7 @@ from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate, SourceImage
 from onfh_runtime.errors import OnfhError, SeriesError
 from onfh_runtime.preprocess import CoronalPlan, mask_to_volume
-from onfh_runtime.result import BundleId, Engine, Geometry, Note, Result, SliceResult, Software
+from onfh_runtime.result import BundleId, Engine, Geometry, Note, Report, Result, SliceResult, Software
 from onfh_runtime.timing import Stopwatch
 from onfh_runtime.volume import CoronalStack, Volume
 
@@ -45,16 +45,25 @@ class Images:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What came of one candidate. ``images`` is None when there is no answer."""
+    """What came of one candidate.
+
+    ``images`` is None when there is no answer, ``replaces`` when the series had none before.
+    """
 
     candidate: Candidate
     result: Result
     images: Images | None
     clock: Stopwatch
+    replaces: Report | None = None
 
     def replace(self, **changes: object) -> Analysis:
         """A copy whose result has these fields changed."""
         return dataclasses.replace(self, result=self.result.model_copy(update=changes))
+
+    def replacing(self, report: Report | None) -> Analysis:
+        """A copy that takes the place of an earlier report."""
+        supersedes = None if report is None else report.sop_instance_uid
+        return dataclasses.replace(self.replace(supersedes=supersedes), replaces=report)
 
 
 def software() -> Software:

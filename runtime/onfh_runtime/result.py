@@ -12,6 +12,7 @@ __all__ = [
     "Geometry",
     "Note",
     "Patient",
+    "Report",
     "Result",
     "SeriesEntry",
     "Side",
@@ -111,6 +112,14 @@ class Software(_Model):
 
     name: str
     version: str
+
+
+class Report(_Model):
+    """A report that was given: the SR, as other objects refer to it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
 
 
 class Result(_Model):

@@ -1,9 +1,9 @@
 """The results of one series on disk: written as ``onfh infer`` writes them, and true for the study as it grows.
 
 A late image makes a series' next generation. Its result takes the place of the earlier one and names it: ``supersedes``
-is the SOP Instance UID of the earlier report (``sr.dcm``). A result that says the same of the same images keeps its
-UIDs, so one that is written again after a crash supersedes nothing. For that, what came before is noted in
-``.listen.json`` of the series' folder before anything of it is replaced.
+is the SOP Instance UID of the earlier report (``sr.dcm``), which the new report refers to as well. A result that says
+the same of the same images keeps its UIDs, so one that is written again after a crash supersedes nothing. For that,
+what came before is noted in ``.listen.json`` of the series' folder before anything of it is replaced.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from pydicom.dataset import Dataset
 
 from onfh_runtime.analysis import Analysis, software
 from onfh_runtime.bundle import LoadedBundle
@@ -31,7 +32,7 @@ from onfh_runtime.listen.records import NewDelivery, SeriesRow
 from onfh_runtime.outputs.anonymous import anonymised
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
 from onfh_runtime.outputs.series_folder import folder_name, series_folder, to_json, write_series, write_study
-from onfh_runtime.result import Result, SeriesEntry, Study
+from onfh_runtime.result import Report, Result, SeriesEntry, Study
 
 __all__ = ["Results", "SeriesResults", "deliveries_of"]
 
@@ -45,16 +46,21 @@ _KINDS = {"sr": "sr.dcm", "seg": "seg.dcm", "sc": "secondary-capture/*.dcm"}
 """What a destination may take -> the files of a result's folder."""
 
 
+class _Answer(BaseModel):
+    report: Report
+    replaces: Report | None
+
+
 class _Memory(BaseModel):
     """``.listen.json``. Keys are parts, "" for a series that was not split.
 
-    ``earlier`` holds, of the last answer, the UID of its report and what that one superseded, and ``answered_s`` when
-    the journal noted that answer; ``preference`` what the series is sorted by among those of its study, for the bundle
+    ``earlier`` holds, of the last answer, its report and the one whose place that took, and ``answered_s`` when the
+    journal noted that answer; ``preference`` what the series is sorted by among those of its study, for the bundle
     it was answered with.
     """
 
     answered_s: float | None = None
-    earlier: dict[str, tuple[str, str | None]]
+    earlier: dict[str, _Answer]
     bundle: str
     preference: dict[str, list[float | str]]
 
@@ -109,7 +115,7 @@ class SeriesResults:
         if before is not None and before.answered_s == self.row.answered_s:
             earlier = before.earlier  # what lies in the folder was never an answer: nobody got it
         else:
-            earlier = _reports(self.folder) or (before.earlier if before is not None else {})
+            earlier = _answers(self.folder) or (before.earlier if before is not None else {})
         ranks = {_key(c.part): list(preference(c, self.bundle.content.series)) for c in candidates}
         memory = _Memory(answered_s=self.row.answered_s, earlier=earlier, bundle=self.bundle.sha256, preference=ranks)
         if candidates:
@@ -124,11 +130,11 @@ class SeriesResults:
         memory = _memory(self.folder)
         earlier = _earlier(memory, analysis.result.part)
         preferred = analysis.result.status == "succeeded" and self._is_best(candidate.part, memory)
-        supersedes = earlier[0] if earlier is not None else None
-        written = self._write(analysis.replace(preferred=preferred, supersedes=supersedes))
+        analysis = analysis.replace(preferred=preferred)
+        written = self._write(analysis.replacing(earlier.replaces if earlier is not None else None))
         folder = series_folder(self.root, written.result)
-        if earlier is not None and _report_uid(folder) == earlier[0]:  # it is that result, once more
-            written = self._write(analysis.replace(preferred=preferred, supersedes=earlier[1]))
+        if earlier is not None and _answer(folder) != earlier:  # it is not that answer once more
+            written = self._write(analysis.replacing(earlier.report))
         entry = series_entry(
             written.result, self._described(candidate), folder.relative_to(self.root / folder_name(self.row.study_uid))
         )
@@ -255,19 +261,19 @@ def _memory(folder: Path) -> _Memory | None:
         return None
 
 
-def _earlier(memory: _Memory | None, part: int | None) -> tuple[str, str | None] | None:
+def _earlier(memory: _Memory | None, part: int | None) -> _Answer | None:
     """The result that a part takes the place of: its own, that of the whole series, or that of its first part."""
     known = memory.earlier if memory is not None else {}
     return known.get(_key(part)) or known.get("") or (next(iter(known.values()), None) if part is None else None)
 
 
-def _reports(folder: Path) -> dict[str, tuple[str, str | None]]:
-    """The finished results in a series' folder: by part, the UID of the report and what it supersedes."""
-    found: dict[str, tuple[str, str | None]] = {}
+def _answers(folder: Path) -> dict[str, _Answer]:
+    """The finished results in a series' folder, by part."""
+    found: dict[str, _Answer] = {}
     for place in (folder, *sorted(folder.glob("part-*"))):
-        result, uid = _result(place / "result.json"), _report_uid(place)
-        if result is not None and uid is not None:
-            found[_key(result.part)] = uid, result.supersedes
+        result, answer = _result(place / "result.json"), _answer(place)
+        if result is not None and answer is not None:
+            found[_key(result.part)] = answer
     return found
 
 
@@ -278,11 +284,30 @@ def _result(path: Path) -> Result | None:
         return None
 
 
-def _report_uid(folder: Path) -> str | None:
+def _answer(folder: Path) -> _Answer | None:
+    """The report in a folder, and the one whose place it takes."""
     try:
-        return _identity(folder / "sr.dcm")[0]
+        header, _ = read_header(folder / "sr.dcm")
     except SeriesError:
         return None
+    report = Report(
+        study_instance_uid=header.StudyInstanceUID,
+        series_instance_uid=header.SeriesInstanceUID,
+        sop_instance_uid=header.SOPInstanceUID,
+    )
+    earlier = header.get("PredecessorDocumentsSequence")
+    return _Answer(report=report, replaces=_predecessor(earlier[0]) if earlier else None)
+
+
+def _predecessor(study: Dataset) -> Report:
+    """The one report that an item of a Predecessor Documents Sequence names."""
+    (series,) = study.ReferencedSeriesSequence
+    (shown,) = series.ReferencedSOPSequence
+    return Report(
+        study_instance_uid=study.StudyInstanceUID,
+        series_instance_uid=series.SeriesInstanceUID,
+        sop_instance_uid=shown.ReferencedSOPInstanceUID,
+    )
 
 
 def _identity(path: Path) -> tuple[str, str]:

@@ -71,9 +71,8 @@ def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle, *, seconda
             if secondary_capture:
                 _write_captures(folder / _CAPTURES, analysis.result, images, bundle)
         sources = images.sources if images is not None else _sorted(analysis.candidate.images)
-        write_atomically(
-            folder / "sr.dcm", _dicom_bytes(sr_from_result(result, sources, seg=seg, bundle=bundle.content))
-        )
+        report = sr_from_result(result, sources, seg=seg, bundle=bundle.content, replaces=analysis.replaces)
+        write_atomically(folder / "sr.dcm", _dicom_bytes(report))
         page = html_from_result(
             result.model_copy(update={"timing_ms": analysis.clock.timing}),
             stack=images.stack if images else None,

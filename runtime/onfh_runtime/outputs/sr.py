@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import CTImageStorage
+from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
 from onfh_runtime.bundle import Bundle
 from onfh_runtime.dicom.series import SourceImage
@@ -16,7 +16,7 @@ from onfh_runtime.outputs.groups import measurement_groups
 from onfh_runtime.outputs.seal import DRAFT_UID, seal
 from onfh_runtime.outputs.source import adopt, blank, equipment, fit, reference_to, references, series_number
 from onfh_runtime.outputs.uids import result_uid
-from onfh_runtime.result import Note, Result, Side
+from onfh_runtime.result import Note, Report, Result, Side
 
 __all__ = ["NEGATIVE_CAVEAT", "RESEARCH_ONLY", "sr_from_result"]
 
@@ -32,6 +32,7 @@ def sr_from_result(
     *,
     seg: Dataset | None,
     bundle: Bundle,
+    replaces: Report | None = None,
 ) -> Dataset:
     """The report of one series: a Comprehensive 3D SR, also for negative, undetermined, refused and failed series.
 
@@ -43,6 +44,7 @@ def sr_from_result(
         images: the source images, in any order; their headers need no geometry.
         seg: what :func:`onfh_runtime.outputs.seg.seg_from_mask` made of the same result, or None.
         bundle: what computed it.
+        replaces: the earlier report whose place it takes, in words and in the Predecessor Documents Sequence.
 
     Returns:
         The dataset with its file meta information, ready for ``save_as(..., enforce_file_format=True)``.
@@ -56,7 +58,7 @@ def sr_from_result(
     if not images:
         raise ValueError("A report needs at least one source image.")
     header = images[0].header
-    texts = _statements(result, bundle)
+    texts = _statements(result, bundle, replaces)
     first = reference_to(result, str(header.get("SOPClassUID") or CTImageStorage), images[0].sop_instance_uid)
     blank(first)
     report: Dataset = highdicom.sr.Comprehensive3DSR(
@@ -78,6 +80,8 @@ def sr_from_result(
         **equipment(result),
     )
     _list_images(report, result, images, seg)
+    if replaces is not None:
+        report.PredecessorDocumentsSequence = [_predecessor(replaces)]
     said = [text for _, text in texts]
     adopt(report, header, [*said, bundle.name, bundle.version, result.engine.device])
     seal([report], "sr", result=result, images=images)
@@ -165,6 +169,15 @@ def _list_images(report: Dataset, result: Result, images: Sequence[SourceImage],
     report.ContentSequence = [*content[:before], library, *content[before:]]
 
 
+def _predecessor(report: Report) -> Dataset:
+    shown = Dataset()
+    shown.ReferencedSOPClassUID, shown.ReferencedSOPInstanceUID = Comprehensive3DSRStorage, report.sop_instance_uid
+    study = Dataset()
+    study.StudyInstanceUID = report.study_instance_uid
+    study.ReferencedSeriesSequence = [_series(report.series_instance_uid, [shown])]
+    return study
+
+
 def _series(uid: str, objects: list[Dataset]) -> Dataset:
     series = Dataset()
     series.SeriesInstanceUID, series.ReferencedSOPSequence = uid, objects
@@ -197,10 +210,12 @@ def _evaluations(result: Result) -> list[tuple[Code, Code]]:
     return statements
 
 
-def _statements(result: Result, bundle: Bundle) -> list[tuple[Code, str]]:
+def _statements(result: Result, bundle: Bundle, replaces: Report | None) -> list[tuple[Code, str]]:
     """Every sentence of the report, as (concept name, text)."""
     statements = [(codes.IMPRESSION, _impression(result))]
     comments = []
+    if replaces is not None:
+        comments.append(f"This report takes the place of an earlier one ({replaces.sop_instance_uid}).")
     if result.status != "succeeded":
         comments.append(_NO_ANSWER)
     if result.sides is not None:

@@ -112,6 +112,15 @@ def test_a_late_image_that_is_no_slice_supersedes_nothing(room, planes):
     assert room.result(row).supersedes is None
     assert uid_of(row.folder / "sr.dcm") == report
     assert [entry.outcome for entry in room.study(row).series] == ["not_analysed", "skipped"]
+    row = room.answer(planes["axial"][5:6])
+    assert room.result(row).supersedes == report
+    second = pydicom.dcmread(row.folder / "sr.dcm")
+    row = room.answer(planes["axial"][6:7], edit=localizer)  # keeps whose place it takes, too
+    assert row.generation == 4
+    assert room.result(row).supersedes == report
+    again = pydicom.dcmread(row.folder / "sr.dcm")
+    assert again.SOPInstanceUID == second.SOPInstanceUID
+    assert again.PredecessorDocumentsSequence == second.PredecessorDocumentsSequence
 
 
 def test_an_anonymous_route_leaves_the_patient_out(room, planes):

@@ -91,13 +91,22 @@ def test_a_resend_changes_nothing(room, coronal):
 
 def test_a_late_image_supersedes_the_result_visibly(room, coronal):
     first = room.answer(coronal[:-1])
-    report = uid_of(first.folder / "sr.dcm")
+    first_report = pydicom.dcmread(first.folder / "sr.dcm")
+    report = first_report.SOPInstanceUID
+    assert "PredecessorDocumentsSequence" not in first_report
     assert room.series(first.series_uid).objects == len(coronal) - 1
     row = room.answer(coronal[-1:])
     assert (row.state, row.generation) == (SeriesState.ANSWERED, 2)
     assert room.result(row).supersedes == report
     assert uid_of(row.folder / "sr.dcm") != report
     assert report in (row.folder / "report.html").read_text()
+    sr = pydicom.dcmread(row.folder / "sr.dcm")
+    (before,) = sr.PredecessorDocumentsSequence
+    (series,) = before.ReferencedSeriesSequence
+    (shown,) = series.ReferencedSOPSequence
+    assert (before.StudyInstanceUID, series.SeriesInstanceUID) == (row.study_uid, first_report.SeriesInstanceUID)
+    assert (shown.ReferencedSOPClassUID, shown.ReferencedSOPInstanceUID) == (first_report.SOPClassUID, report)
+    assert f"takes the place of an earlier one ({report})" in sr.to_json()
     pending = room.journal.deliveries_of(row.series_uid)
     assert {one.generation for one in pending} == {2}
 

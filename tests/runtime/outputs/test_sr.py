@@ -16,6 +16,7 @@ from pydicom.uid import EnhancedCTImageStorage
 from onfh_runtime.dicom.series import SourceImage
 from onfh_runtime.outputs.seg import seg_from_mask
 from onfh_runtime.outputs.sr import NEGATIVE_CAVEAT, RESEARCH_ONLY, sr_from_result
+from onfh_runtime.result import Report as ReportUids
 from onfh_runtime.result import Result
 
 Mask = np.ndarray[Any, Any]
@@ -302,6 +303,24 @@ def test_images_without_any_geometry_can_be_reported_on(
     path = stored(sr_from_result(refused, [SourceImage(Path("a"), header)], seg=None, bundle=bundle))
     assert errors_of(path) == []
     assert Report(path).coded(_STATUS) == ["111225"]
+
+
+def test_a_report_names_the_one_whose_place_it_takes(
+    refused: Result, bundle: Any, study_of: Any, stored: Callable[[Dataset], Path], errors_of: Callable[..., Any]
+) -> None:
+    images, _ = study_of()
+    uids = {"study_instance_uid": "1.2", "series_instance_uid": "1.2.3", "sop_instance_uid": "1.2.3.4"}
+    path = stored(sr_from_result(refused, images, seg=None, bundle=bundle, replaces=ReportUids(**uids)))
+    assert errors_of(path) == []
+    report = Report(path)
+    (study,) = report.raw.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    (shown,) = series.ReferencedSOPSequence
+    named = study.StudyInstanceUID, series.SeriesInstanceUID, shown.ReferencedSOPInstanceUID
+    assert (named, shown.ReferencedSOPClassUID) == (("1.2", "1.2.3", "1.2.3.4"), report.raw.SOPClassUID)
+    assert "This report takes the place of an earlier one (1.2.3.4)." in report.texts()
+    alone = stored(sr_from_result(refused, images, seg=None, bundle=bundle))
+    assert pydicom.dcmread(alone).SOPInstanceUID != report.raw.SOPInstanceUID
 
 
 def test_a_report_on_nothing_is_refused(refused: Result, bundle: Any) -> None:
