@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= onfh-demo
 
+# Where a record goes: its name has the machine in it.
+record = benchmarks/results/$(1)-$(shell $(BIN)/python benchmarks/run.py --say-machine).json
+
 .PHONY: help demo test lint triton-server gpu-check gpu-packages check-platforms bench bench-compare bench-export bench-overhead bench-cpu-options bench-peers plots soak soak-short train clean
 
 help:
@@ -80,7 +83,7 @@ SUITES ?=
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/run.py --large
-	$(BIN)/python benchmarks/spine.py --json benchmarks/results/spine-2-core-cpu.json
+	$(BIN)/python benchmarks/spine.py --json $(call record,spine)
 
 bench-compare: $(VENV)/dev
 	$(BIN)/python benchmarks/compare.py --against $(REVISION) $(SUITES)
@@ -90,14 +93,14 @@ plots: $(VENV)/dev
 	$(BIN)/python benchmarks/readme_table.py
 
 bench-export: $(VENV)/dev
-	$(BIN)/python benchmarks/upernet_rewrite.py --json benchmarks/results/upernet-rewrite-2-core-cpu.json
-	$(BIN)/python benchmarks/export.py --json benchmarks/results/export-2-core-cpu.json
+	$(BIN)/python benchmarks/upernet_rewrite.py --json $(call record,upernet-rewrite)
+	$(BIN)/python benchmarks/export.py --json $(call record,export)
 
 bench-overhead: $(VENV)/dev
-	$(BIN)/python benchmarks/overhead.py --json benchmarks/results/overhead-2-core-cpu.json
+	$(BIN)/python benchmarks/overhead.py --json $(call record,overhead)
 
 bench-cpu-options: $(VENV)/dev
-	$(BIN)/python benchmarks/cpu_options.py --json benchmarks/results/cpu-options-2-core-cpu.json
+	$(BIN)/python benchmarks/cpu_options.py --json $(call record,cpu-options)
 
 # The peers bring their own versions of everything but torch.
 .venv-peers/created: benchmarks/peers/requirements.txt constraints.txt
@@ -106,11 +109,11 @@ bench-cpu-options: $(VENV)/dev
 	@touch $@
 
 bench-peers: $(VENV)/dev .venv-peers/created
-	$(BIN)/python benchmarks/peers.py --json benchmarks/results/peers-2-core-cpu.json
-	$(BIN)/python benchmarks/preprocess_peers.py --json benchmarks/results/preprocess-peers-2-core-cpu.json
+	$(BIN)/python benchmarks/peers.py --json $(call record,peers)
+	$(BIN)/python benchmarks/preprocess_peers.py --json $(call record,preprocess-peers)
 
 soak: $(VENV)/dev
-	$(BIN)/python benchmarks/soak.py --json benchmarks/results/listen-soak-2-core-cpu.json
+	$(BIN)/python benchmarks/soak.py --json $(call record,listen-soak)
 
 soak-short: $(VENV)/dev
 	$(BIN)/python benchmarks/soak.py --short

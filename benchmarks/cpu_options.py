@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from records import command_line
 from suite_cases import FULL, TINY, analysed, axial_series, candidate_of, open_demo, open_large
 
 from onfh_export.graph.int8 import int8_from_float, products
@@ -182,7 +183,7 @@ def row_ways(bundle: LoadedBundle, candidate: Candidate, count: int, pairs: int)
                 patch.object(ort_backend, "session_options", partial(changed_options, WAYS[name])),
                 Pipeline(bundle, backend="onnxruntime") as other,
             ):
-                other.open()
+                analysed(other, candidate, 1)
                 taken: tuple[list[float], list[float]] = ([], [])
                 said: list[Analysis | None] = [None, None]
                 for pair in range(pairs):
@@ -247,7 +248,7 @@ def main() -> int:
         names = ("pairs", "large_pairs", "row", "large_row", "row_pairs", "large_row_pairs", "smoke")
         made = record(
             "cpu-options",
-            "python benchmarks/cpu_options.py",
+            command_line(__file__, parser, options),
             settings={name: getattr(options, name) for name in names},
             results=results,
             does_not_measure=DOES_NOT_MEASURE,

@@ -22,6 +22,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from records import command_line
 from spine import Run, infer_once
 from suite_cases import FULL, TINY, axial_series, backend_calls, candidate_of, open_demo, open_large
 
@@ -134,27 +135,25 @@ def main() -> int:
     row = 3 if options.smoke else options.row
     demo_turns = dict.fromkeys(("whole", "one", "row"), 1 if options.smoke else options.turns)
     large_turns = {"whole": options.large_turns, "one": options.large_turns, "row": options.large_row_turns}
+    settings = {"slices": sizes.axial, "matrix": sizes.matrix, "row": row, "demo": demo_turns, "large": large_turns}
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         study = axial_series(folder / "study", sizes.axial, sizes.matrix)
-        results["demo"] = case(open_demo(), study, row, demo_turns, folder)
-        if not (options.smoke or options.no_large):
-            results["large"] = case(open_large(folder / "large"), study, row, large_turns, folder)
-    for bundle, figures in results.items():
-        print(bundle)
-        show(figures)
-    if options.json:
-        settings = {"slices": sizes.axial, "matrix": sizes.matrix, "row": row, "demo": demo_turns, "large": large_turns}
-        made = record(
-            "overhead",
-            "python benchmarks/overhead.py",
-            settings=settings,
-            results=results,
-            does_not_measure=DOES_NOT_MEASURE,
-        )
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(made, indent=1) + "\n")
+        for bundle in ("demo",) if options.smoke or options.no_large else ("demo", "large"):
+            opened, turns = (
+                (open_demo(), demo_turns) if bundle == "demo" else (open_large(folder / bundle), large_turns)
+            )
+            results[bundle] = case(opened, study, row, turns, folder)
+            print(bundle)
+            show(results[bundle])
+            if options.json:
+                command = command_line(__file__, parser, options)
+                made = record(
+                    "overhead", command, settings=settings, results=results, does_not_measure=DOES_NOT_MEASURE
+                )
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(made, indent=1) + "\n")
     return 0
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from peer_answers import StageLimits, StudyLimits, stack_differs, stages_differ, study_differs
 from peer_cases import Case, write_case, write_study
 from processes import Kept, run_whole
+from records import command_line
 
 from onfh_runtime.measure.record import record
 from onfh_runtime.measure.statistics import paired_ratio, spread
@@ -222,6 +223,10 @@ def main() -> int:
     slices, matrix = (60 if options.smoke else 200), 512
     on_gpu = shutil.which("nvidia-smi") is not None
     ways = [name for name in STAGE_WAYS if on_gpu or not ("GPU" in name or "CUDA" in name)]
+    settings = {
+        name: getattr(options, name) for name in ("pairs", "large_pairs", "rounds", "large_rounds", "smoke")
+    } | {"slices": slices, "matrix": matrix, "answer_limits": {k: vars(v) for k, v in STUDY_LIMITS.items()}}
+    command, peers = command_line(__file__, parser, options), _versions()
     results: dict[str, Any] = {}
     if not on_gpu:
         results["left_out"] = {name: "there is no GPU" for name in STAGE_WAYS if name not in ways}
@@ -247,14 +252,11 @@ def main() -> int:
             results[case_name] = parts
             print(case_name)
             show(parts)
-    settings = {
-        name: getattr(options, name) for name in ("pairs", "large_pairs", "rounds", "large_rounds", "smoke")
-    } | {"slices": slices, "matrix": matrix, "answer_limits": {k: vars(v) for k, v in STUDY_LIMITS.items()}}
-    if options.json:
-        done = record("peers", "make bench-peers", settings=settings, results=results, does_not_measure=NOT_MEASURED)
-        done["peers"] = _versions()
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(done, indent=1) + "\n")
+            if options.json:
+                done = record("peers", command, settings=settings, results=results, does_not_measure=NOT_MEASURED)
+                done["peers"] = peers
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(done, indent=1) + "\n")
     return 0
 
 

@@ -92,7 +92,7 @@ def throughput_in_flight(figures: Figures, axes: list[Axes]) -> None:
         [e["studies"] for e in points], [60 * e["studies"] / e["seconds"]["median"] for e in points], COLOURS[0]
     )
     axes[0].set_title("Throughput, demo bundle")
-    axes[0].set(xlabel="studies in flight", ylabel="studies a minute", xscale="log")
+    axes[0].set(xlabel="studies given at once", ylabel="studies a minute", xscale="log")
     axes[0].set_xticks([each["studies"] for each in points], [str(each["studies"]) for each in points])
     axes[0].minorticks_off()
     axes[0].set_ylim(0)
@@ -156,7 +156,7 @@ def share_of_steps(figures: Figures, axes: list[Axes]) -> None:
     axes[0].set_yticks(range(len(bars)), [label for label, _ in bars])
     axes[0].invert_yaxis()
     axes[0].set_title("Share of each step")
-    axes[0].set(xlabel="% of the time in steps", xlim=(0, 100))
+    axes[0].set(xlabel="% of the time in steps; outputs are not written", xlim=(0, 100))
     axes[0].grid(visible=False)
     legend_right(axes[0])
 
@@ -200,7 +200,7 @@ def _rows(each: Mapping[str, Any]) -> int:
 MEDIANS, RANGES = "Medians.", "Medians; bars from the least to the greatest."
 DRAWN: dict[str, tuple[str, int, Callable[[Figures, list[Axes]], None], str]] = {
     "latency-by-batch": ("backends", 2, latency_by_batch, RANGES),
-    "throughput-by-studies-in-flight": ("pipeline", 1, throughput_in_flight, RANGES),
+    "throughput-by-studies-at-once": ("pipeline", 1, throughput_in_flight, RANGES),
     "cost-by-volume": ("pipeline", 2, cost_by_volume, RANGES),
     "cost-by-coronal-slices": ("pipeline", 2, cost_by_coronal_slices, RANGES),
     "share-of-steps": ("pipeline", 1, share_of_steps, MEDIANS),

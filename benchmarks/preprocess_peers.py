@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from peers import PEERS, PEERS_PYTHON, show
 from peers import _versions as peer_versions
 from processes import Kept
+from records import command_line
 from suite_cases import FULL, TINY, Sizes, axial_volume
 
 from onfh_runtime.measure.record import record
@@ -122,7 +123,7 @@ def main() -> int:
         settings |= {"volume": [sizes.thin, sizes.matrix, sizes.matrix], "slices": sizes.stack}
         made = record(
             "preprocess-peers",
-            "python benchmarks/preprocess_peers.py",
+            command_line(__file__, parser, options),
             settings=settings,
             results=results,
             does_not_measure=NOT_MEASURED,

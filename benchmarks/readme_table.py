@@ -124,7 +124,8 @@ def rooms(results: Path, machine: str) -> list[str]:
         ("pipeline", "single[large]", "one study, pipeline open, ViT-B + UperNet-Swin-T 512"),
         ("pipeline", "row[large]", "20 studies in a row, ViT-B + UperNet-Swin-T 512"),
     )
-    rows: list[Row] = [("room", "median, ms", "least to greatest", "over its backend calls")]
+    heads = ("over its backend calls", "over those of as many studies alone")
+    rows: list[Row] = [("room", "median, ms", "least to greatest", *heads)]
     taken = set()
     for suite, name, label in wanted:
         document = read_record(results, f"bench-{suite}", machine)
@@ -132,9 +133,9 @@ def rooms(results: Path, machine: str) -> list[str]:
         if document is not None and each is not None:
             taken.add(taken_on(document))
             seconds = {key: 1e3 * each["seconds"][key] for key in ("median", "min", "max")}
-            over = spread(each["over_calls"]) if "over_calls" in each else ""
+            over = (spread(each[key]) if key in each else "" for key in ("over_calls", "over_calls_alone"))
             limits = f"{number(seconds['min'])} to {number(seconds['max'])}"
-            rows.append((label, number(seconds["median"]), limits, over))
+            rows.append((label, number(seconds["median"]), limits, *over))
     return [markdown(rows), f"On {'; '.join(sorted(taken))}."] if taken else []
 
 

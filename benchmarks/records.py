@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,16 @@ def read_figures(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The figures of a record; those from before the schema have them beside everything else."""
     found: Mapping[str, Any] = document["results"] if "schema" in document else document
     return found
+
+
+def command_line(script: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """How to take a record again: the script, and the options that are not what they are by default."""
+    usual, words = vars(parser.parse_args([])), ["python", f"benchmarks/{Path(script).name}"]
+    for name, value in vars(options).items():
+        if name != "json" and value != usual[name]:
+            given = value if isinstance(value, list) else [] if value is True else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, given)]
+    return " ".join(words)
 
 
 def taken_on(document: Mapping[str, Any]) -> str:

@@ -102,6 +102,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: the figures mean nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records (default: %(default)s)")
     parser.add_argument("--machine", help="what files call this machine (default: its GPU or its cores)")
+    parser.add_argument("--say-machine", action="store_true", help="print what files call this machine, and end")
     options = parser.parse_args(words)
     unknown = set(options.suite) - set(suites())
     if unknown:
@@ -109,6 +110,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.smoke and options.out == RESULTS:
         parser.error("--smoke needs --out: its figures are no results")
     sys.path[:0] = [str(HERE), str(ROOT / "runtime"), str(ROOT / "export")]
+    if options.say_machine:
+        from onfh_runtime.measure.fingerprint import machine_fingerprint
+
+        print(machine_name(machine_fingerprint()))
+        return 0
     for suite in options.suite or suites():
         made = suite_record(suite, smoke=options.smoke, large=options.large)
         path = options.out / f"bench-{suite}-{options.machine or machine_name(made['machine'])}.json"

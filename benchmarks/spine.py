@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -18,6 +17,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from processes import run_whole
+from records import command_line
 
 from onfh_runtime.cli.infer import demo_bundle
 from onfh_runtime.measure.record import record
@@ -46,20 +48,12 @@ def infer_once(study: Path, bundle: Path, out: Path) -> Run:
     """Run `onfh infer` on a study and read what it cost."""
     command = [sys.executable, "-m", "onfh_runtime.cli.main", "infer", "--verbose", str(study)]
     command += ["--bundle", str(bundle), "--out", str(out)]
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - start
-    if process.returncode:
-        raise SystemExit(f"onfh infer ended with {process.returncode}:\n{said}")
+    whole = run_whole([*command])
     calls, rows = 0.0, {"classifier": 0, "segmenter": 0}
-    for stage, count, ms in CALL.findall(said):
+    for stage, count, ms in CALL.findall(whole.said):
         calls += float(ms) / 1000
         rows[stage] += int(count)
-    return Run(wall, calls, usage.ru_maxrss / 1024, rows)
+    return Run(whole.wall_s, calls, whole.peak_mb, rows)
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -137,7 +131,6 @@ def main() -> int:
         figures["demo_bundle"] = case("demo bundle", study, demo_bundle(), options.runs, folder)
         if not options.no_large:
             bundle = folder / "large"
-            # A process of its own: a child's peak memory starts at what its parent held when it was forked.
             subprocess.run(
                 [sys.executable, str(ROOT / "benchmarks" / "large_stages.py"), str(bundle), "10"], check=True
             )
@@ -148,7 +141,13 @@ def main() -> int:
         figures["install"] = install_size()
     if options.json:
         settings = {"runs": options.runs, "large_runs": options.large_runs, "slices": 120, "matrix": 512}
-        made = record("spine", "make bench", settings=settings, results=figures, does_not_measure=DOES_NOT_MEASURE)
+        made = record(
+            "spine",
+            command_line(__file__, parser, options),
+            settings=settings,
+            results=figures,
+            does_not_measure=DOES_NOT_MEASURE,
+        )
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(made, indent=1) + "\n")
     return 0

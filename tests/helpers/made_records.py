@@ -25,7 +25,7 @@ def seconds(median):
 
 def study(median, studies=1, **more):
     steps = {"read": 300.0, "preprocess": 350.0, "classify": 150.0, "segment": 90.0, "postprocess": 12.0}
-    calls = {"calls_s": 0.3 * median, "over_calls": seconds(1 / 0.3)}
+    calls = {"calls_s": 0.3 * median, "over_calls": seconds(1 / 0.3), "over_calls_alone": seconds(4.0)}
     return {"seconds": seconds(median), "studies": studies, **calls, "step_ms": steps, **more}
 
 

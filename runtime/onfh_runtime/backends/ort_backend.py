@@ -80,7 +80,7 @@ class OrtBackend:
 
 
 def session_options(threads: int) -> Any:
-    """How ONNX Runtime opens a stage on the CPU; ``threads`` for one operator, 0 for every core.
+    """How ONNX Runtime opens a stage on the CPU; ``threads`` for one operator, 0 for one on every physical core.
 
     Which options are worth it was measured: ``benchmarks/cpu_options.py``.
     """

@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
     from onfh_runtime.measure.runs import How
     from onfh_runtime.measure.workload import Workload
 
-__all__ = ["HELP", "Told", "add_arguments", "add_common_arguments", "command_line", "how", "measured_study", "run"]
+__all__ = [
+    "HELP",
+    "Told",
+    "add_arguments",
+    "add_common_arguments",
+    "command_line",
+    "how",
+    "measured_study",
+    "run",
+    "whole",
+]
 
 HELP = (
     "Measure latency (single stream) and throughput (offline) on one series of STUDY, or on a phantom. Nothing is kept "
@@ -32,12 +43,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--bundle", metavar="DIR", type=Path, default=demo_bundle(), help="what to run (default: the demo bundle)"
     )
     parser.add_argument("--backend", default="auto", help="as for onfh infer (default: %(default)s)")
-    parser.add_argument(
-        "--gpu", type=_whole(0), default=0, metavar="N", help="which GPU, from 0 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=_whole(0), default=0, metavar="N", help="threads to use (default: every core)"
-    )
+    parser.add_argument("--gpu", type=whole(0), default=0, metavar="N", help="which GPU, from 0 (default: %(default)s)")
+    parser.add_argument("--threads", type=whole(0), default=0, metavar="N", help="threads to use (default: every core)")
     parser.add_argument(
         "--no-graphs", action="store_true", help="TensorRT: queue every layer instead of one CUDA graph for each batch"
     )
@@ -49,10 +56,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "a phantom or an untrained bundle under a stated load (default: the bundle's gate)",
     )
     parser.add_argument(
-        "--slices", type=_whole(20), default=120, metavar="N", help="of the phantom (default: %(default)s)"
+        "--slices", type=whole(20), default=120, metavar="N", help="of the phantom (default: %(default)s)"
     )
     parser.add_argument(
-        "--matrix", type=_whole(64), default=512, metavar="N", help="rows of the phantom (default: %(default)s)"
+        "--matrix", type=whole(64), default=512, metavar="N", help="rows of the phantom (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the record as JSON to stdout and nothing else")
 
@@ -68,20 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--iterations",
-        type=_whole(1),
+        type=whole(1),
         default=10,
         metavar="N",
         help="series at least in each scenario; a 99th percentile needs 100 (default: %(default)s)",
     )
     parser.add_argument(
         "--in-flight",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="offline: hand over N series at once, and N more when all are answered (default: without end, of which "
         "the pipeline takes as many as it has room for)",
     )
     parser.add_argument(
-        "--cold-starts", type=_whole(0), default=3, metavar="N", help="fresh processes to time (default: %(default)s)"
+        "--cold-starts", type=whole(0), default=3, metavar="N", help="fresh processes to time (default: %(default)s)"
     )
     parser.add_argument("--no-write", action="store_true", help="leave the answers in memory: write no outputs")
 
@@ -170,22 +177,27 @@ def command_line(name: str, options: argparse.Namespace) -> str:
     return " ".join(words)
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
-        return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """Reads a whole number of ``least`` or more."""
 
-    return whole
+    def read(text: str) -> int:
+        with suppress(ValueError):
+            if int(text) >= least:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of {least} or more")
 
-
-def _seconds(text: str) -> float:
-    if not 0 <= float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return float(text)
+    return read
 
 
-def _share(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return float(text)
+def _number(least: float, most: float, what: str) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text} is no {what}")
+
+    return read
+
+
+_seconds = _number(0.0, sys.float_info.max, "number of seconds")
+_share = _number(0.0, 1.0, "number between 0 and 1")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from onfh_runtime.cli.bench import Told, add_common_arguments, command_line, how, measured_study
+from onfh_runtime.cli.bench import Told, add_common_arguments, command_line, how, measured_study, whole
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -21,7 +21,7 @@ HELP = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``onfh profile``."""
     add_common_arguments(parser)
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="studies in a row (default: %(default)s)")
+    parser.add_argument("--runs", type=whole(1), default=5, metavar="N", help="studies in a row (default: %(default)s)")
     parser.add_argument(
         "--out", metavar="FILE", type=Path, default=Path("trace.json"), help="the timeline (default: %(default)s)"
     )
@@ -33,11 +33,14 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         OutputError: the timeline cannot be written.
     """
+    from onfh_runtime.errors import OutputError
     from onfh_runtime.measure.profile import profile
     from onfh_runtime.measure.words import profile_table
     from onfh_runtime.outputs.files import ensure_writable, write_atomically
 
     told = Told()
+    if options.out.is_dir():
+        raise OutputError("output_unwritable", f"{options.out} is a folder.", "Name the file: --out trace.json")
     ensure_writable(options.out.resolve().parent)
     with tempfile.TemporaryDirectory() as name:
         _, workload = measured_study(options, Path(name), told)
@@ -46,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             how(options),
             Path(name) / "out",
             command=command_line("profile", options),
-            runs=max(1, options.runs),
+            runs=options.runs,
             positive_fraction=options.positive_fraction,
             told=told,
         )

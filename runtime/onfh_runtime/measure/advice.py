@@ -21,12 +21,21 @@ UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2
 
 @dataclass(frozen=True)
 class Facts:
-    """Of the series: slices, how many reached stage 2, its transfer syntax; ms in which a GPU's work was queued."""
+    """What advice depends on besides the rows.
+
+    Attributes:
+        slices, gated: that stage 1 saw, that stage 2 saw.
+        transfer_syntax: of the series.
+        enqueue_ms: in which a GPU's work was queued.
+        threads, cores: of the stages on a CPU, 0 for all; and of the ceilings.
+    """
 
     slices: int
     gated: int
     transfer_syntax: str
     enqueue_ms: float = 0.0
+    threads: int = 0
+    cores: int = 1
 
 
 def advice(rows: Sequence[Row], busy: Mapping[str, float], engine: Engine, facts: Facts) -> dict[str, object]:
@@ -74,6 +83,8 @@ def _stage(row: Row, engine: Engine, facts: Facts) -> list[str]:
         )
     if row.bound == "unknown":
         return [*said, "It ran on another machine, and the way there is in its time: profile there."]
+    if on_host and 0 < facts.threads < facts.cores:
+        said.append(f"It ran on {facts.threads} of the {facts.cores} cores that the ceilings were measured on.")
     if row.of_product is None:
         said.append("The bundle does not say how many operations its graphs take; export it again to learn that.")
     elif row.of_product >= NEAR:
@@ -103,8 +114,8 @@ def _read(row: Row, engine: Engine, facts: Facts) -> list[str]:
         said.append("The pixels are encoded: decoding takes the cores; sent uncompressed they are only copied.")
     else:
         said.append(
-            f"Files arrive at {row.gb_s:.2f} GB/s, {row.of_copy or 0:.0%} of a memory copy: faster storage, or a "
-            "warm page cache, is what helps."
+            f"Files are read and put into the volume at {row.gb_s:.2f} GB/s, both counted, {row.of_copy or 0:.0%} of a "
+            "memory copy: faster storage, or a warm page cache, is what helps."
         )
     return [*said, "Studies in a row hide reading behind computing; a study alone cannot."]
 

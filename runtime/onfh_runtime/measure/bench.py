@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onfh_runtime.measure.cold import cold_start
+from onfh_runtime.measure.fingerprint import machine_fingerprint
 from onfh_runtime.measure.record import record
 from onfh_runtime.measure.runs import How, not_written, samples, written_below
 from onfh_runtime.measure.scenarios import (
@@ -72,6 +73,7 @@ def bench(
         gpu, candidate = how.gpu_of(engine), workload.candidate
         alone = single_stream(pipeline, candidate, write, load, gpu=gpu, told=lambda done: told("single stream", done))
         many = offline(pipeline, candidate, write, load, gpu=gpu, told=lambda done: told("offline", done))
+        machine = machine_fingerprint()  # clocks as the work left them, not those of a GPU that idles
     cold = []
     for number in range(cold_starts):
         told("cold start", number / cold_starts)
@@ -100,4 +102,5 @@ def bench(
             "cold_start_s": {name: spread([each[name] for each in cold]) for name in cold[0]} if cold else None,
         },
         does_not_measure=DOES_NOT_MEASURE if out else (*DOES_NOT_MEASURE, "Outputs: none are written."),
+        machine=machine,
     )

@@ -1,4 +1,6 @@
-"""A fresh process up to its first answer: imports, bundle, search, engines, analysis.
+"""A fresh process up to its first answer: its start, bundle, search, engines, analysis.
+
+Packages are imported where they are first needed: ONNX Runtime while the stages are opened, highdicom in the analysis.
 
 Run as a module, this is that process; :func:`cold_start` starts it and watches.
 """
@@ -52,8 +54,8 @@ def cold_start(
     return {"first_answer_s": seconds, "start_and_imports_s": seconds - sum(parts.values()), **parts}
 
 
-def first_answer(asked: str) -> str:
-    """In the fresh process: seconds of each part as JSON."""
+def first_answer(asked: str) -> None:
+    """In the fresh process: print the seconds of each part as JSON, before anything is closed."""
     from onfh_runtime.bundle import load_bundle
     from onfh_runtime.measure.runs import How, not_written, samples, written_below
     from onfh_runtime.measure.workload import workload_from_study
@@ -72,13 +74,15 @@ def first_answer(asked: str) -> str:
         marks.append(time.perf_counter())
         list(samples(pipeline, [workload.candidate], write))
         marks.append(time.perf_counter())
-    names = ("bundle_s", "search_s", "open_s", "answer_s")
-    return json.dumps({name: stop - start for name, start, stop in zip(names, marks, marks[1:], strict=False)})
+        names = ("bundle_s", "search_s", "open_s", "answer_s")
+        parts = {name: stop - start for name, start, stop in zip(names, marks, marks[1:], strict=False)}
+        sys.stdout.write(json.dumps(parts) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(first_answer(sys.argv[1]) + "\n")
+        first_answer(sys.argv[1])
     except Exception as error:  # its text may quote a header, which as_onfh_error does not
         from onfh_runtime.pipeline import as_onfh_error
 

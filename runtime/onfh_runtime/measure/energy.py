@@ -137,10 +137,13 @@ def _bus_id(gpu: int) -> bytes:
 
 
 class _Rapl:
-    """The processor packages' own counters, through Linux's powercap; memory only where it is in the package."""
+    """The processor packages' own counters, through Linux's powercap; memory only where it is in the package.
+
+    Of the other zones beside them, ``psys`` counts the packages once more.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if zone.name.count(":") == 1]
+        self._zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if _is_package(zone)]
         if not self._zones:
             raise _Absent("Linux shows no RAPL counters here.")
 
@@ -163,6 +166,13 @@ class _Rapl:
             return int((zone / name).read_text())
         except (OSError, ValueError):
             raise _Absent("The RAPL counters are there, and only root may read them.") from None
+
+
+def _is_package(zone: Path) -> bool:
+    try:
+        return zone.name.count(":") == 1 and (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False
 
 
 def rapl_joules(before: list[int], after: list[int], ranges: list[int]) -> float:

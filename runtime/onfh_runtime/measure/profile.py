@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from onfh_runtime.analysis import Analysis
 from onfh_runtime.backends import DEVICE_BACKENDS
 from onfh_runtime.backends.ort_backend import OrtBackend
+from onfh_runtime.cpu import cores
 from onfh_runtime.measure.advice import Facts, advice
 from onfh_runtime.measure.ceilings import Ceilings, device_ceilings, host_ceilings
+from onfh_runtime.measure.fingerprint import machine_fingerprint
 from onfh_runtime.measure.layers import ort_layers, tensorrt_layers
 from onfh_runtime.measure.record import record
 from onfh_runtime.measure.roofline import StepWork, busy_lanes, roofline, work_of_analysis
@@ -93,13 +95,21 @@ def profile(
             latencies.append(alone[-1].answered_s - given)
         told("studies in a row", 0.0)
         row = [*samples(pipeline, [candidate] * runs, write)]
+        machine = machine_fingerprint()
     (work, gated) = counted[0]
     engine = warm.result.engine
     told("ceilings of this machine", 0.0)
     host, device = host_ceilings(), _device_ceilings(how, engine)
     rows, busy = roofline(alone, work, host, device), busy_lanes(row)
     slices = len(warm.result.slices)
-    facts = Facts(slices, gated, workload.transfer_syntax, median(sample.enqueue_s for sample in alone) * 1e3)
+    facts = Facts(
+        slices,
+        gated,
+        workload.transfer_syntax,
+        median(sample.enqueue_s for sample in alone) * 1e3,
+        how.threads,
+        cores(),
+    )
     told("layers", 0.0)
     found = record(
         "onfh profile",
@@ -125,6 +135,7 @@ def profile(
             "layers": layers_of(bundle, how, engine, {"classifier": slices, "segmenter": gated}),
         },
         does_not_measure=DOES_NOT_MEASURE,
+        machine=machine,
     )
     return found, trace_from_samples(row)
 

@@ -19,6 +19,7 @@ def record(
     settings: Mapping[str, object],
     results: Mapping[str, object],
     does_not_measure: Sequence[str],
+    machine: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """The document that every benchmark writes as JSON.
 
@@ -28,13 +29,14 @@ def record(
         settings: what was chosen.
         results: the figures; their names end in their unit.
         does_not_measure: sentences.
+        machine: its fingerprint, taken when it had just done the work; None takes it now.
     """
     return {
         "schema": SCHEMA,
         "name": name,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": command,
-        "machine": machine_fingerprint(),
+        "machine": machine_fingerprint() if machine is None else dict(machine),
         "settings": dict(settings),
         "results": dict(results),
         "does_not_measure": list(does_not_measure),

@@ -15,11 +15,11 @@ _GPU = {"h2d": "H2D", "gpu_compute": "GPU compute", "d2h": "D2H", "latency": "th
 """Names in the record, and trtexec's."""
 _COLD = {
     "first_answer_s": "first answer",
-    "start_and_imports_s": "interpreter, imports",
+    "start_and_imports_s": "start",
     "bundle_s": "bundle, hashes",
     "search_s": "search",
-    "open_s": "opening the stages",
-    "answer_s": "analysis",
+    "open_s": "opening, its imports",
+    "answer_s": "analysis, its imports",
 }
 _NAME = 60
 """Characters of a layer's name: TensorRT joins those of all it fused."""
@@ -151,7 +151,7 @@ def _heading(found: Mapping[str, Any]) -> list[str]:
     gate = "the bundle's gate"
     if settings["positive_fraction"] is not None:
         gate = f"GATE OVERRIDDEN by --positive-fraction {settings['positive_fraction']:g}; answers mean nothing"
-    threads = settings["threads"] or f"all of {machine['cpu']['cores_usable']} cores"
+    threads = settings["threads"] or f"as many as {engine['backend']} takes"
     return [
         f"machine   {machine['cpu']['name']}, {machine['cpu']['cores_usable']} cores, "
         + (", ".join(str(gpu["name"]) for gpu in machine["gpus"]) or "no GPU"),

@@ -118,3 +118,20 @@ def test_wrong_options_are_refused(wrong, capsys):
         run("--bundle", "x", "=".join(wrong))
     assert caught.value.code == 2
     assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--duration", "abc"), "abc is no number of seconds"),
+        (("--duration", "inf"), "inf is no number of seconds"),
+        (("--positive-fraction", "nan"), "nan is no number between 0 and 1"),
+        (("--positive-fraction", "2"), "2 is no number between 0 and 1"),
+        (("--gpu", "x"), "x is no whole number of 0 or more"),
+        (("--iterations", "0"), "0 is no whole number of 1 or more"),
+    ],
+)
+def test_an_option_that_is_wrong_is_told_in_words(words, told, capsys):
+    with pytest.raises(SystemExit):
+        run(*words)
+    assert told in capsys.readouterr().err

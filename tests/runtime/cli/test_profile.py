@@ -64,3 +64,5 @@ def test_a_timeline_that_cannot_be_written_is_said_before_anything_is_measured(p
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError):
         run(phantom_study, "--out", tmp_path / "file" / "trace.json")
+    with pytest.raises(OutputError, match="is a folder"):
+        run(phantom_study, "--out", tmp_path)

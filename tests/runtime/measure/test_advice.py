@@ -35,6 +35,12 @@ def test_the_longest_step_bounds_one_study_and_the_busiest_lane_many():
     assert "compute lane" in text
 
 
+def test_fewer_threads_than_the_ceilings_had_are_told():
+    text = " ".join(said(row("segment", 30, of_product=0.1), facts=replace(FACTS, threads=1, cores=8))["help"])
+    assert "It ran on 1 of the 8 cores" in text
+    assert "of the 8 cores" not in " ".join(said(row("segment", 30, of_product=0.1))["help"])
+
+
 def test_a_lane_that_often_waits_bounds_nothing():
     text = " ".join(said(row("write", 30), busy={"read": 0.4, "compute": 0.6})["help"])
     assert "no lane bounds the rate: the busiest, compute, works 60%" in text
@@ -78,7 +84,7 @@ def test_a_gpu_that_waits_for_its_orders_is_noticed(enqueue_ms, waits):
 
 
 def test_reading_plain_and_encoded_pixels(monkeypatch):
-    assert "1.00 GB/s, 10% of a memory copy" in " ".join(said(row("read", 30))["help"])
+    assert "1.00 GB/s, both counted, 10% of a memory copy" in " ".join(said(row("read", 30))["help"])
     encoded = replace(FACTS, transfer_syntax="1.2.840.10008.1.2.4.70")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert "onfh-edge[codecs]" in " ".join(said(row("read", 30), facts=encoded)["help"])

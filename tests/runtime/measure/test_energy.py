@@ -32,9 +32,11 @@ def test_a_counter_that_began_again():
 
 @pytest.fixture
 def rapl(tmp_path, monkeypatch):
-    """Counters of two packages, with a zone inside the first, which is part of it."""
-    for name, count in (("intel-rapl:0", 10), ("intel-rapl:1", 20), ("intel-rapl:0:0", 10)):
+    """Counters of two packages, with a zone inside the first, which is part of it, and of the platform around both."""
+    zones = (("intel-rapl:0", 10, "package-0"), ("intel-rapl:1", 20, "package-1"))
+    for name, count, label in (*zones, ("intel-rapl:0:0", 10, "core"), ("intel-rapl:2", 0, "psys")):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{label}\n")
         (tmp_path / name / "energy_uj").write_text(f"{count}000000\n")
         (tmp_path / name / "max_energy_range_uj").write_text("262143328850\n")
     monkeypatch.setattr(module, "RAPL", tmp_path)
@@ -46,6 +48,7 @@ def test_packages_are_added_and_their_parts_are_not_added_again(rapl):
         (rapl / "intel-rapl:0" / "energy_uj").write_text("13000000\n")
         (rapl / "intel-rapl:0:0" / "energy_uj").write_text("13000000\n")
         (rapl / "intel-rapl:1" / "energy_uj").write_text("20500000\n")
+        (rapl / "intel-rapl:2" / "energy_uj").write_text("9000000\n")
     assert energy.joules == {"rapl": 3.5}
 
 
