@@ -22,12 +22,11 @@ from onfh_export.parity import Parity
 from onfh_export.parity_limits import Breach, breaches
 from onfh_export.parity_plot import parity_plot
 from onfh_export.parity_report import (
-    NO_MASKS,
     breach_line,
-    masks_compared,
     parity_document,
     parity_section,
     parity_table,
+    says_little,
 )
 from onfh_export.phases import Phases
 from onfh_export.plans import engines_here, requested_plans, write_plans
@@ -260,8 +259,8 @@ def _described(reference: Reference) -> str:
 def _judged(parity: Parity, rules: Bundle, options: ExportOptions, phases: Phases) -> tuple[Breach, ...]:
     """Show the comparison and return its breaches; raise them unless they are accepted."""
     phases.say(parity_table(parity, rules.parity).rstrip())
-    if not masks_compared(parity):
-        phases.say(f"! {NO_MASKS}")
+    for sentence in says_little(parity, rules.parity):
+        phases.say(f"! {sentence}")
     found = breaches(parity, rules.parity)
     if found and not options.accept_drift:
         raise _breached(found, options.precision)

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from onfh_export.parity import Comparison, Kind, Near, Parity
 from onfh_export.parity_compare import Pooled, StudyDifference
 from onfh_export.parity_limits import Breach
@@ -15,10 +17,9 @@ from onfh_runtime import __version__
 from onfh_runtime.bundle import Bundle, ParityLimits
 from onfh_runtime.evaluation.paired import MaskPair
 
-__all__ = ["NO_MASKS", "SCHEMA", "masks_compared", "parity_document", "parity_section", "parity_table"]
+__all__ = ["SCHEMA", "parity_document", "parity_section", "parity_table", "says_little"]
 
 SCHEMA = "onfh-parity/1"
-NO_MASKS = "Stage 2 outlined nothing on any of these studies, so nothing is known of its masks."
 SHOWN = 8
 """Studies a line names before it counts the rest."""
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "torch", "transformers")
@@ -68,7 +69,8 @@ def parity_document(
             "slices": sum(len(study.prepared.seen.hu) for study in reference.studies),
             "with_truth": sum(study.truth is not None for study in reference.studies),
             "refused_series": reference.refused,
-            "masks_compared": masks_compared(parity),
+            "masks_compared": _masks_compared(parity),
+            "probabilities": _range(parity),
         },
         "columns": [{**asdict(column), "evidence": _KINDS[column.kind]} for column in columns],
         "comparisons": [_comparison(comparison) for comparison in parity.comparisons],
@@ -78,7 +80,27 @@ def parity_document(
     }
 
 
-def masks_compared(parity: Parity) -> int:
+def says_little(parity: Parity, limits: ParityLimits) -> list[str]:
+    """Sentences on what these studies cannot show, whatever the limits say."""
+    said, seen = [], _range(parity)
+    if seen is not None and seen[1] - seen[0] <= limits.probability_drift:
+        said.append(
+            f"Stage 1 gives every slice the same probability, {seen[0]:.3g} to {seen[1]:.3g}, so nothing is known of"
+            " its answers. An untrained network does so, and one whose activation or positive_class is not as configured."
+        )
+    if not _masks_compared(parity):
+        said.append("Stage 2 outlined nothing on any of these studies, so nothing is known of its masks.")
+    return said
+
+
+def _range(parity: Parity) -> list[float] | None:
+    """The least and the greatest probability that the reference gave a slice; None when it gave none."""
+    given = [study.probabilities[0] for comparison in parity.comparisons[:1] for study in comparison.studies]
+    found = np.concatenate(given) if given else np.zeros(0, np.float32)
+    return [float(found.min()), float(found.max())] if found.size else None
+
+
+def _masks_compared(parity: Parity) -> int:
     """Studies on which stage 2 outlined something in some column; with none, nothing is known of its masks."""
     return max(
         (comparison.pooled.studies - comparison.pooled.both_empty for comparison in parity.comparisons), default=0
@@ -129,8 +151,7 @@ def parity_section(
         parts.append(taken + "\n\n" + "".join(f"- {breach_line(breach)}\n" for breach in found))
     else:
         parts.append("No limit is breached.\n")
-    if not masks_compared(parity):
-        parts.append(f"**{NO_MASKS}**\n")
+    parts += [f"**{sentence}**\n" for sentence in says_little(parity, limits)]
     if picture is not None:
         parts.append(f"![Probabilities, drift, Dice and volume of the reference studies]({picture})\n")
     parts.append("`parity.json` holds every study and the ten cases nearest each threshold.\n")

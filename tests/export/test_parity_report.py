@@ -8,7 +8,7 @@ import pytest
 from onfh_export.parity import Comparison, Near, Parity, Ran
 from onfh_export.parity_compare import Truth, study_difference
 from onfh_export.parity_limits import breaches
-from onfh_export.parity_report import parity_document, parity_section, parity_table
+from onfh_export.parity_report import parity_document, parity_section, parity_table, says_little
 from onfh_export.reference import Reference
 from onfh_runtime.bundle import ParityLimits
 
@@ -43,7 +43,7 @@ def test_the_document_is_json_and_says_what_was_emulated(parity, rules):
     assert "No half arithmetic" in document["columns"][1]["evidence"]
     assert document["reference"] == {
         "kind": "phantoms", "seed": 31, "studies": 0, "slices": 0, "with_truth": 0, "refused_series": {},
-        "masks_compared": 1,
+        "masks_compared": 1, "probabilities": [pytest.approx(0.1), pytest.approx(0.9)],
     }  # fmt: skip
     assert {breach["limit"] for breach in document["breaches"]} == {
         "not_a_probability", "probability_drift", "mask_dice",
@@ -67,6 +67,17 @@ def test_a_breach_is_accepted_only_when_somebody_says_so(parity, rules):
     assert (taken["accepted"], taken["drift_accepted"], len(taken["breaches"])) == (True, True, 3)
     clean = parity_document(parity, PHANTOMS, rules, (), drift_accepted=True)
     assert (clean["accepted"], clean["drift_accepted"]) == (True, False)
+
+
+def test_what_the_studies_cannot_show_is_said(parity, said, rules):
+    assert says_little(parity, ParityLimits()) == []
+    same = study_difference("a", said([0.5, 0.51]), said([0.5, 0.51]), (3, 1, 1))
+    flat = Parity(TORCH, (Comparison(HALF, (same,), ()),), (), ())
+    stage1, stage2 = says_little(flat, ParityLimits())
+    assert stage1.startswith("Stage 1 gives every slice the same probability, 0.5 to 0.51,")
+    assert stage2.startswith("Stage 2 outlined nothing")
+    assert f"**{stage1}**" in parity_section(flat, PHANTOMS, rules.parity, ())
+    assert says_little(Parity(TORCH, (), (), ()), ParityLimits()) == [stage2]
 
 
 def test_the_table_is_stable(parity):
