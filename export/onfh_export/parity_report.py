@@ -86,7 +86,7 @@ def says_little(parity: Parity, limits: ParityLimits) -> list[str]:
     if seen is not None and seen[1] - seen[0] <= limits.probability_drift:
         said.append(
             f"Stage 1 gives every slice the same probability, {seen[0]:.3g} to {seen[1]:.3g}, so nothing is known of"
-            " its answers. An untrained network does so, and one whose activation or positive_class is not as configured."
+            " its answers. An untrained network does so, and one whose activation or positive_class is another."
         )
     if not _masks_compared(parity):
         said.append("Stage 2 outlined nothing on any of these studies, so nothing is known of its masks.")
