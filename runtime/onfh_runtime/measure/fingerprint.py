@@ -33,6 +33,9 @@ PACKAGES = (
 )
 """What takes part in some figure; those that are not installed are left out."""
 
+_NO_RECORDS = (":(top)", ":(top,exclude)benchmarks/results")
+"""What of a checkout counts as changed: a benchmark writes its record there before it is over."""
+
 _GPU_FIELDS = {
     "name": "name",
     "driver": "driver_version",
@@ -149,13 +152,18 @@ def _jetson_power_mode() -> str | None:
 
 
 def _commit() -> dict[str, object]:
-    """The commit of the checkout this package runs from, and whether it was changed; None when it is installed."""
+    """The commit of the checkout this package runs from, and whether more than records was changed in it.
+
+    None when it is installed.
+    """
     here = Path(onfh_runtime.__file__).resolve()
     if not _said("git", "-C", str(here.parent), "ls-files", here.name):
         return {"commit": None, "changed": None}
     return {
         "commit": _said("git", "-C", str(here.parent), "rev-parse", "HEAD").strip() or None,
-        "changed": bool(_said("git", "-C", str(here.parent), "status", "--porcelain", "--untracked-files=no")),
+        "changed": bool(
+            _said("git", "-C", str(here.parent), "status", "--porcelain", "--untracked-files=no", "--", *_NO_RECORDS)
+        ),
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import onfh_runtime
 from onfh_runtime.cpu import cores
 from onfh_runtime.measure import machine_fingerprint
 
@@ -54,6 +55,22 @@ def test_the_commit_is_that_of_this_checkout():
     if asked.returncode:
         pytest.skip("this is no git checkout")
     assert machine_fingerprint()["commit"] == asked.stdout.strip()
+
+
+def test_a_record_is_no_change_and_code_is(tmp_path, monkeypatch):
+    folder = tmp_path / "runtime" / "onfh_runtime"
+    results = tmp_path / "benchmarks" / "results"
+    for path in (folder / "__init__.py", results / "made.json"):
+        path.parent.mkdir(parents=True)
+        path.write_text("before")
+    user = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for words in (("init", "-q"), ("add", "."), (*user, "commit", "-q", "-m", "x")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(onfh_runtime, "__file__", str(folder / "__init__.py"))
+    (results / "made.json").write_text("after")
+    assert machine_fingerprint()["changed"] is False
+    (folder / "__init__.py").write_text("after")
+    assert machine_fingerprint()["changed"] is True
 
 
 def test_an_installed_copy_in_another_checkout_takes_no_commit_from_it(tmp_path):
