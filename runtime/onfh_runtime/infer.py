@@ -15,7 +15,14 @@ from onfh_runtime.dicom.choice import by_preference, eligible
 from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.anonymous import anonymised
 from onfh_runtime.outputs.files import ensure_writable
-from onfh_runtime.outputs.series_folder import folder_name, series_folder, write_result, write_series, write_study
+from onfh_runtime.outputs.series_folder import (
+    folder_name,
+    get_ready,
+    series_folder,
+    write_result,
+    write_series,
+    write_study,
+)
 from onfh_runtime.pipeline import Pipeline, as_onfh_error
 from onfh_runtime.private_log import traceback_without_messages
 from onfh_runtime.result import Note, Result, SeriesEntry, Study
@@ -101,7 +108,8 @@ def infer(
     report = Report()
     writer = _Writer(out, bundle, secondary_capture=secondary_capture, anonymous=anonymous)
     with Pipeline(bundle, backend=backend, threads=threads, gpu=gpu, progress=engine_progress) as pipeline:
-        outcomes = pipeline.run((candidate for found, _ in studies.values() for candidate in found), writer.write)
+        wanted = (candidate for found, _ in studies.values() for candidate in found)
+        outcomes = pipeline.run(wanted, writer.write, get_ready=get_ready)
         for uid, (found, others) in studies.items():
             entries = []
             for candidate in found:

@@ -95,10 +95,20 @@ class Pipeline:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def run(self, candidates: Iterable[Candidate], write: Callable[[Analysis], Analysis]) -> Iterator[Analysis]:
+    def run(
+        self,
+        candidates: Iterable[Candidate],
+        write: Callable[[Analysis], Analysis],
+        *,
+        get_ready: Callable[[], object] | None = None,
+    ) -> Iterator[Analysis]:
         """Analyse candidates in the order given and yield what ``write`` returned for each, in the same order.
 
-        ``write`` is called in the write lane, one analysis after the other; what it raises ends the run.
+        Args:
+            candidates: series.
+            write: called in the write lane, one analysis after the other; what it raises ends the run.
+            get_ready: called there while the first series is computed, so that ``write`` finds loaded what it needs;
+                what it raises is for ``write`` to meet again.
 
         Raises:
             UsageError: there is no such backend.
@@ -128,6 +138,9 @@ class Pipeline:
                     if done is None:
                         continue
                     read_ahead(most - len(ahead) - (current is not None))
+                    if get_ready is not None:
+                        writer.submit(get_ready)
+                        get_ready = None
                     self._finish(done)
                     if behind is not None:
                         yield behind.result()
@@ -203,8 +216,10 @@ class Pipeline:
         with series.lane():
             with series.clock.step("read"):
                 series.volume, series.sources = read_volume(candidate)
-            compute = self._open()
-            prepared = prepare(series.volume, self._bundle.content, series.clock)
+            try:
+                prepared = prepare(series.volume, self._bundle.content, series.clock)
+            finally:
+                compute = self._open()  # only now: it may be under way; its error goes before one of the series
             indices = _indices(known or {}, prepared, series.sources)
             series.job = compute.load(prepared, series.volume, indices, series.clock)
         return series

@@ -64,6 +64,39 @@ def test_writing_happens_beside_computing_and_its_error_ends_the_run(tiny_bundle
         run(tiny_bundle, [None, None, None], write, monkeypatch=monkeypatch)
 
 
+def test_what_writing_needs_is_loaded_in_its_lane_before_the_first_series_is_written(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(module, "read_volume", lambda _: nothing_there())
+    said = []
+
+    def get_ready():
+        said.append(("ready", threading.current_thread().name[:10]))
+        raise ImportError("writing will say it")
+
+    def write(analysis):
+        said.append(("write", threading.current_thread().name[:10]))
+        return analysis
+
+    with Pipeline(tiny_bundle) as pipeline:
+        assert len([*pipeline.run([candidate("1", str(i)) for i in range(3)], write, get_ready=get_ready)]) == 3
+    assert said == [("ready", "onfh-write"), *[("write", "onfh-write")] * 3]
+
+
+def test_a_series_is_prepared_while_the_stages_are_opened(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(module, "read_volume", lambda _: nothing_there())
+    prepared, opened_by = threading.Event(), []
+
+    def opened(*_args, **_words):
+        opened_by.append(prepared.wait(10))
+        return Recorded(1)
+
+    ready = module.prepare
+    monkeypatch.setattr(module, "prepare", lambda *words: (prepared.set(), ready(*words))[1])
+    with Pipeline(tiny_bundle) as pipeline:
+        pipeline._opened_by = opened
+        assert len([*pipeline.run([candidate("1", "2")], lambda analysis: analysis)]) == 1
+    assert opened_by == [True]
+
+
 def test_a_stage_that_does_not_load_fails_every_series(bundle_folder, tiny_bundle, monkeypatch):
     (bundle_folder / "segmenter" / "model.onnx").write_bytes(b"broken after it was checked")
     results = run(tiny_bundle, [None, None], monkeypatch=monkeypatch)

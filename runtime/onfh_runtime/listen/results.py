@@ -14,7 +14,6 @@ import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -31,7 +30,7 @@ from onfh_runtime.listen.config import Destination, Route
 from onfh_runtime.listen.records import NewDelivery, SeriesRow
 from onfh_runtime.outputs.anonymous import anonymised
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
-from onfh_runtime.outputs.series_folder import folder_name, series_folder, to_json, write_series, write_study
+from onfh_runtime.outputs.series_folder import folder_name, get_ready, series_folder, to_json, write_series, write_study
 from onfh_runtime.result import Report, Result, SeriesEntry, Study
 
 __all__ = ["Results", "SeriesResults", "deliveries_of"]
@@ -39,9 +38,6 @@ __all__ = ["Results", "SeriesResults", "deliveries_of"]
 MEMORY = ".listen.json"
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_WRITERS = ("html_report", "secondary_capture", "seg", "sr")
-"""Imported now rather than when the first patient waits: they take a second."""
-
 _KINDS = {"sr": "sr.dcm", "seg": "seg.dcm", "sc": "secondary-capture/*.dcm"}
 """What a destination may take -> the files of a result's folder."""
 
@@ -76,8 +72,7 @@ class Results:
     def __init__(self, root: Path, bundle: LoadedBundle) -> None:
         self.root, self._bundle = root, bundle
         self._listing = threading.Lock()
-        for name in _WRITERS:
-            import_module(f"onfh_runtime.outputs.{name}")
+        get_ready()
 
     def of(self, row: SeriesRow, route: Route) -> SeriesResults:
         """Where the results of one generation of a series go; nothing is changed yet."""

@@ -12,7 +12,7 @@ from onfh_runtime.backends import DEVICE_BACKENDS
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate
 from onfh_runtime.errors import BackendError, SeriesError
-from onfh_runtime.outputs.series_folder import write_series
+from onfh_runtime.outputs.series_folder import get_ready, write_series
 from onfh_runtime.pipeline import Pipeline
 from onfh_runtime.result import Engine, Result
 from onfh_runtime.timing import Span
@@ -101,7 +101,7 @@ def samples(pipeline: Pipeline, candidates: Iterable[Candidate], write: Write) -
         SeriesError: the series is refused: what is never computed cannot be timed.
         BackendError: it failed.
     """
-    for analysis in pipeline.run(candidates, write):
+    for analysis in pipeline.run(candidates, write, get_ready=None if write is not_written else get_ready):
         answered = time.perf_counter()
         result = analysis.result
         if result.status != "succeeded":

@@ -9,9 +9,12 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from onfh_runtime.analysis import Analysis, Images
@@ -21,7 +24,7 @@ from onfh_runtime.errors import OutputError
 from onfh_runtime.outputs.files import ensure_writable, write_atomically
 from onfh_runtime.result import Result, SeriesEntry, Study
 
-__all__ = ["folder_name", "series_folder", "write_result", "write_series", "write_study"]
+__all__ = ["folder_name", "get_ready", "series_folder", "write_result", "write_series", "write_study"]
 
 _FILES = ("result.json", "sr.dcm", "seg.dcm", "report.html")
 _CAPTURES = "secondary-capture"
@@ -41,6 +44,31 @@ def series_folder(out: Path, result: Result) -> Path:
     """``OUT/<study>/<series>``, with ``part-<k>`` below it for a series that was split."""
     folder = out / folder_name(result.study_instance_uid) / folder_name(result.series_instance_uid)
     return folder if result.part is None else folder / f"part-{result.part}"
+
+
+@cache
+def get_ready() -> None:
+    """Load what :func:`write_series` needs; it takes half a second, which a first series need not wait for.
+
+    Besides its modules, highdicom reads tables of the standard when it makes its first object of any kind.
+    """
+    import highdicom
+
+    for name in ("html_report", "secondary_capture", "seg", "sr"):
+        import_module(f"onfh_runtime.outputs.{name}")
+    highdicom.sc.SCImage(
+        pixel_array=np.zeros((1, 1), np.uint8),
+        photometric_interpretation="MONOCHROME2",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        study_instance_uid="1.2.3",
+        series_instance_uid="1.2.3.4",
+        series_number=1,
+        sop_instance_uid="1.2.3.4.5",
+        instance_number=1,
+        manufacturer="",
+        patient_orientation=("L", "P"),
+    )
 
 
 def write_series(out: Path, analysis: Analysis, bundle: LoadedBundle, *, secondary_capture: bool = False) -> Analysis:

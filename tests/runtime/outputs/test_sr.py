@@ -331,3 +331,18 @@ def test_a_report_on_nothing_is_refused(refused: Result, bundle: Any) -> None:
 def test_highdicom_loads_on_first_use_only() -> None:
     code = "import sys, onfh_runtime.outputs.sr, onfh_runtime.outputs.seg; sys.exit('highdicom' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_writing_needs_can_be_loaded_before() -> None:
+    code = """
+import pkgutil, sys
+from onfh_runtime.outputs.series_folder import get_ready
+assert 'highdicom' not in sys.modules
+get_ready()
+pkgutil.get_data = None  # what highdicom reads its tables with
+import highdicom.seg, highdicom.sr
+from highdicom._standard_utils import is_attribute_in_iod
+assert is_attribute_in_iod('ContentDate', '1.2.840.10008.5.1.4.1.1.66.4')
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
