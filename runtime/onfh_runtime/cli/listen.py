@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-import threading
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,9 @@ __all__ = ["HELP", "add_arguments", "run"]
 HELP = "Receive CT series as a DICOM node, analyse each when it is complete, and send the answers on."
 
 _EXTRA = ("prometheus_client", "pynetdicom", "yaml")
+_LOOK_S = 0.2
+"""How often the main thread looks whether it was told to stop."""
+
 _SHOWN = 10
 """Series that --status lists."""
 
@@ -64,10 +67,10 @@ def _serve(config: ListenConfig) -> int:
     from onfh_runtime.listen.node import Node
 
     configure_logging(level=config.log.level, layout=config.log.format)
-    told = threading.Event()
+    told: list[int] = []
 
     def on_signal(number: int, frame: object) -> None:
-        told.set()
+        told.append(number)
         for one in (signal.SIGTERM, signal.SIGINT):
             signal.signal(one, signal.SIG_DFL)  # who asks twice does not want to wait
 
@@ -75,7 +78,9 @@ def _serve(config: ListenConfig) -> int:
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, on_signal)
     node.start()
-    told.wait()
+    # The system may give the signal to any thread; Python answers it in this one, which a lock would not wake.
+    while not told:
+        time.sleep(_LOOK_S)
     node.stop()
     return 0
 

@@ -57,8 +57,10 @@ class Lane:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._woken.clear()
+        while True:
+            self._woken.clear()  # before the look at what else would wake it, or that would be missed
+            if self._stopping.is_set():
+                return
             try:
                 wait_s = self._turn()
             except OnfhError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -91,8 +93,20 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
+def tell_another_thread(process, number):
+    """As the system may do: a signal to a process is handled by any one of its threads."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "tgkill"):
+        pytest.skip("this C library has no tgkill")
+    other = next(
+        int(path.name) for path in Path(f"/proc/{process.pid}/task").iterdir() if int(path.name) != process.pid
+    )
+    assert libc.tgkill(process.pid, other, number) == 0
+
+
+@pytest.mark.parametrize("tell", [subprocess.Popen.send_signal, tell_another_thread])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_node_runs_until_it_is_told_to_stop(config, number, capsys):
+def test_a_node_runs_until_it_is_told_to_stop(config, number, tell, capsys):
     command = [sys.executable, "-m", "onfh_runtime.cli.main", "listen", "--config", str(config)]
     places = [str(Path(str(files("onfh_runtime"))).parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
@@ -104,8 +118,11 @@ def test_a_node_runs_until_it_is_told_to_stop(config, number, capsys):
                 if lines[-1]["event"] == "listening":
                     break
             assert run(capsys, "--config", config, "--status")[1].out.splitlines()[0].endswith("is running.")
-            node.send_signal(number)
+            tell(node, number)
+            until = threading.Timer(30, node.kill)
+            until.start()
             lines += [json.loads(line) for line in node.stderr]
+            until.cancel()
             assert node.wait(30) == 0
         finally:
             node.kill()
