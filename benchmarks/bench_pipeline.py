@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from suite_cases import Sizes, analysed, backend_calls, candidate_of, step_ms, with_margin
+from suite_cases import Sizes, analysed, backend_calls, candidate_of, one_alone, step_ms, with_margin
 
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate
@@ -66,9 +66,10 @@ def measure(benchmark: Any, pipeline: Pipeline, candidate: Candidate, count: int
         last[:] = done[-1:]
 
     analysed(pipeline, candidate, 1)  # opens the stages
-    before = calls_alone(pipeline, candidate)
+    before, _ = one_alone(pipeline, candidate)
     benchmark.pedantic(run, rounds=rounds)
-    alone = count * (before + calls_alone(pipeline, candidate)) / 2
+    after, _ = one_alone(pipeline, candidate)
+    alone = count * (before + after) / 2
     images, result = last[0].images, last[0].result
     benchmark.extra_info |= {
         "studies": count,
@@ -82,13 +83,6 @@ def measure(benchmark: Any, pipeline: Pipeline, candidate: Candidate, count: int
         "step_ms": step_ms(clocks),
         "engine": result.engine.model_dump(),
     }
-
-
-def calls_alone(pipeline: Pipeline, candidate: Candidate) -> float:
-    """Seconds of the backend's calls of a study, nothing beside them."""
-    with backend_calls() as calls:
-        assert pipeline.analyse(candidate).result.status == "succeeded"
-    return calls.seconds
 
 
 def test_single(benchmark: Any, candidate: Candidate, bundle_name: str, opened: Callable[[str], LoadedBundle]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from records import command_line
 from spine import Run, infer_once
-from suite_cases import FULL, TINY, axial_series, backend_calls, candidate_of, open_demo, open_large
+from suite_cases import FULL, TINY, axial_series, backend_calls, candidate_of, one_alone, open_demo, open_large
 
 from onfh_runtime.bundle import LoadedBundle
 from onfh_runtime.dicom import Candidate
@@ -39,14 +39,6 @@ DOES_NOT_MEASURE = (
     "A GPU.",
     "What the large stages say: their weights are random, which changes no work; ten slices go on to stage 2.",
 )
-
-
-def one_alone(pipeline: Pipeline, candidate: Candidate) -> tuple[float, int]:
-    """Seconds and rows of the backend calls of a study that is analysed step by step, nothing beside them."""
-    with backend_calls() as calls:
-        result = pipeline.analyse(candidate).result
-    assert result.status == "succeeded", result.reason
-    return calls.seconds, calls.rows
 
 
 def in_lanes(pipeline: Pipeline, candidate: Candidate, count: int, write: Write) -> tuple[float, float, list[float]]:

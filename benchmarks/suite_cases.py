@@ -212,3 +212,11 @@ def backend_calls() -> Iterator[Calls]:
     finally:
         logger.removeHandler(calls)
         logger.setLevel(level)
+
+
+def one_alone(pipeline: Pipeline, candidate: Candidate) -> tuple[float, int]:
+    """Seconds and rows of the backend calls of a study that is analysed step by step, nothing beside them."""
+    with backend_calls() as calls:
+        result = pipeline.analyse(candidate).result
+    assert result.status == "succeeded", result.reason
+    return calls.seconds, calls.rows
