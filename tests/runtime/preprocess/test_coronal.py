@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from onfh_runtime.bundle import Coverage
 from onfh_runtime.errors import SeriesError
+from onfh_runtime.preprocess import coronal as module
 from onfh_runtime.preprocess import coronal_stack, head_box, mask_to_volume, plan_coronal
 from onfh_runtime.volume import CoronalStack, Volume
 
@@ -106,6 +108,18 @@ def test_slope_and_intercept_of_each_slice_are_used():
     hu = coronal_stack(varied, plan_coronal(varied, 0.5)).hu
     expected = volume.voxels * np.array([1.0, 2.0, 0.5])[:, None, None] + np.array([0.0, -10.0, 5.0])[:, None, None]
     np.testing.assert_allclose(hu, expected.transpose(1, 0, 2)[:, ::-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("up", [1.0, -1.0])
+@pytest.mark.parametrize("padding", [None, (0, 40)])
+def test_many_slices_are_averaged_as_few_are(padding, up, monkeypatch):
+    monkeypatch.setattr(module, "over_cores", lambda work, count: work(slice(0, count)))
+    slices, random = 2 * module.TOGETHER + 5, np.random.default_rng(2)
+    volume = make_volume((slices, 12, 6), axial_affine(spacing=(up, 1.0, 1.0)), padding=padding)
+    volume = replace(volume, slope=random.uniform(0.5, 2, slices), intercept=random.uniform(-1100, -900, slices))
+    plan = plan_coronal(volume, 3.0)
+    expected = np.einsum("sp,kpc->skc", plan.weights, volume.hounsfield()[:: -1 if up > 0 else 1])
+    np.testing.assert_allclose(coronal_stack(volume, plan).hu, expected, atol=2e-3)
 
 
 @settings(max_examples=40, deadline=None)

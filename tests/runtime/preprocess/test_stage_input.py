@@ -102,3 +102,14 @@ def test_a_coarser_map_covers_the_same_field():
     back = map_to_stack(coarse, tables)[0] >= 0.5
     rows, columns = np.argwhere(back).mean(axis=0)
     assert (rows, columns) == pytest.approx((23.5, 39.5))
+
+
+def test_many_slices_are_scaled_as_each_alone_bit_for_bit():
+    stack = stack_of(np.random.default_rng(3).uniform(-1000, 2000, (23, 30, 40)))
+    wanted = spec(windows=(BONE, Window(center=40, width=400)), mean=(0.1, 0.2), std=(0.5, 0.25))
+    tables = letterbox((30, 40), (1.0, 1.0), wanted)
+    values = stage_input(stack, wanted)
+    maps = map_to_stack(values[:, 0], tables)
+    for index, image in enumerate(stack.hu):
+        assert np.array_equal(values[index], stage_input(stack_of(image[None]), wanted)[0])
+        assert np.array_equal(maps[index], map_to_stack(values[index : index + 1, 0], tables)[0])
